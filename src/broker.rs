@@ -174,12 +174,12 @@ impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unconnected(why) => f.write_str(why),
-            Self::Blocked(why) => write!(f, "the broker has blocked publishing: {why}"),
+            Self::Blocked(why) => write!(f, "RabbitMQ has blocked publishing: {why}"),
             Self::Busy(others) => write!(f, "too many copies wait for RabbitMQ's confirm ({others})"),
-            Self::Returned(why) => write!(f, "the broker returned the message: {why}"),
-            Self::Refused => f.write_str("the broker refused the message; is the queue full?"),
-            Self::Impossible(why) => write!(f, "the broker refuses this message for good: {why}"),
-            Self::Unconfirmed(why) => write!(f, "the broker did not confirm the message: {why}"),
+            Self::Returned(why) => write!(f, "RabbitMQ returned the message: {why}"),
+            Self::Refused => f.write_str("RabbitMQ refused the message; is the queue full?"),
+            Self::Impossible(why) => write!(f, "RabbitMQ refuses this message for good: {why}"),
+            Self::Unconfirmed(why) => write!(f, "RabbitMQ did not confirm the message: {why}"),
         }
     }
 }

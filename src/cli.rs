@@ -95,7 +95,7 @@ Examples:
     Check(check::Args),
     /// Show the exact insert.php body of a message, or every problem in it
     Map(map::Args),
-    /// Publish task messages to the work queue: validated first, with message ids, persistent, confirmed
+    /// Check messages, then publish them to the work queue, each with a message id and a confirm
     Publish(publish::Args),
     /// Show what the running workers and their queues are doing
     #[command(after_help = status::EXAMPLES)]
@@ -112,7 +112,7 @@ Examples:
     /// Serve the console: status and dead letters in a browser
     #[command(after_help = console::EXAMPLES)]
     Console(console::Args),
-    /// Print the queues that the worker declares, as RabbitMQ definitions
+    /// Print the worker's queues, exchanges and bindings as RabbitMQ definitions, or declare them
     #[command(after_help = topology::EXAMPLES)]
     Topology(topology::Args),
     /// Print the JSON Schema of a task message, or an AsyncAPI document
@@ -131,8 +131,8 @@ Examples:
 }
 
 impl Command {
-    /// Whether it works with a wrong `events.rules_file`. What needs the rules in such a command reads them itself, and says what is
-    /// wrong.
+    /// Whether the command runs although `events.rules_file` is invalid. If it needs the rules for one of its steps, that step
+    /// reads them and reports the problem.
     fn tolerates_wrong_rules(&self) -> bool {
         matches!(
             self,
@@ -233,7 +233,7 @@ fn open(file: Option<&Path>) -> Result<Box<dyn Read + Send>, Error> {
     }
 }
 
-/// Opens a file that is no directory. A directory can be opened, too; reading it fails without its name.
+/// Opens a file. Refuses a directory, because a later error while reading it does not name it.
 fn open_file(path: &Path) -> Result<(File, Metadata), Error> {
     let opened = File::open(path).and_then(|file| {
         let metadata = file.metadata()?;

@@ -107,7 +107,7 @@ impl App {
 }
 
 /// Why the console does not start.
-pub(crate) enum Refusal {
+pub(crate) enum StartError {
     /// The configuration does not allow it.
     Configuration(String),
     /// It cannot start on this machine, for example because the port is in use.
@@ -122,11 +122,11 @@ pub(crate) struct Console {
 
 impl Console {
     /// Binds the address and opens the state.
-    pub(crate) async fn bind(loaded: Loaded, kubernetes: bool, stop: CancellationToken) -> Result<Self, Refusal> {
+    pub(crate) async fn bind(loaded: Loaded, kubernetes: bool, stop: CancellationToken) -> Result<Self, StartError> {
         let console = loaded.config.console.clone();
-        let auth = Auth::new(&console).map_err(Refusal::Configuration)?;
+        let auth = Auth::new(&console).map_err(StartError::Configuration)?;
         if !console.listen.ip().is_loopback() && !auth.is_needed() {
-            return Err(Refusal::Configuration(format!(
+            return Err(StartError::Configuration(format!(
                 "console.listen: {} is reached from other machines, and no password is set. Set console.password_file \
                  (\"console --hash-password\" makes a line of it), or listen on 127.0.0.1 and reach it by an SSH tunnel or \
                  \"kubectl port-forward\".",
@@ -134,12 +134,12 @@ impl Console {
             )));
         }
         let listener = TcpListener::bind(console.listen).await.map_err(|error| {
-            Refusal::Failed(format!("console.listen: cannot listen on {}: {error}", console.listen))
+            StartError::Failed(format!("console.listen: cannot listen on {}: {error}", console.listen))
         })?;
         let config = Arc::new(loaded.config.clone());
         let dead_letters = DeadLetters::new(Arc::clone(&config));
         let app = App {
-            store: Store::open(&console.state).map_err(Refusal::Failed)?,
+            store: Store::open(&console.state).map_err(StartError::Failed)?,
             index: Arc::new(Index::new(dead_letters.clone())),
             auth,
             running: Running::default(),

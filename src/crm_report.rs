@@ -7,12 +7,12 @@
 pub(crate) mod body;
 mod finding;
 mod findings;
-pub(crate) mod own;
 mod plan;
 mod redact;
 mod report;
 mod run;
 mod secrets;
+pub(crate) mod test_task;
 
 pub use plan::{Choices, MAX_CALLS, ReportPlan};
 pub use report::{Report, TaskState};

@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::crm::classify::{Classified, Outcome};
 use crate::gate::breaker::{Breaker, HalfOpenId};
-use crate::gate::tokens::{Suspended, Taken, TokenState, Tokens};
+use crate::gate::tokens::{TakenSlot, TokenState, Tokens, UnusableReason};
 
 /// Why the CRM's breaker tripped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct Failed {
 }
 
 /// Called when the gate closes (with the reason, and why the latest request failed) and opens (none). It must not call the gate.
-pub type OnChange = Box<dyn Fn(Option<BlockReason>, Option<&str>) + Send + Sync>;
+pub type OnGateChange = Box<dyn Fn(Option<BlockReason>, Option<&str>) + Send + Sync>;
 
 /// See the module's documentation.
 pub struct Gate {
@@ -54,7 +54,7 @@ pub struct Gate {
     timezone: TimeZone,
     retry_after_max: Duration,
     spacing: Duration,
-    on_change: OnChange,
+    on_change: OnGateChange,
 }
 
 struct State {
@@ -76,7 +76,7 @@ struct State {
 /// result.
 pub struct TokenSlot {
     gate: Arc<Gate>,
-    taken: Taken,
+    taken: TakenSlot,
     /// The half-open request, if the CRM's breaker has tripped.
     half_open: Option<HalfOpenId>,
     is_probe: bool,
@@ -89,14 +89,14 @@ impl State {
             _ if self.ledger_is_down => Some(BlockReason::Ledger),
             (Some(TripCause::Outage), _) => Some(BlockReason::Outage),
             (Some(TripCause::Misconfigured), _) => Some(BlockReason::Misconfigured),
-            (None, Some(Suspended::Quota)) => Some(BlockReason::Quota),
-            (None, Some(Suspended::Unauthorized | Suspended::Throttled)) => Some(BlockReason::Unauthorized),
+            (None, Some(UnusableReason::Quota)) => Some(BlockReason::Quota),
+            (None, Some(UnusableReason::Unauthorized | UnusableReason::Throttled)) => Some(BlockReason::Unauthorized),
             (None, None) => None,
         }
     }
 
     /// A slot, if a request may be sent now; half-open if the CRM's breaker has tripped.
-    fn take(&mut self, now: Instant, spacing: Duration) -> Option<(Taken, Option<HalfOpenId>)> {
+    fn take(&mut self, now: Instant, spacing: Duration) -> Option<(TakenSlot, Option<HalfOpenId>)> {
         let is_spaced = self.next_request.is_none_or(|at| at <= now);
         let has_tripped = self.crm.cause().is_some();
         if self.ledger_is_down || !is_spaced || (has_tripped && !self.crm.can_be_tried(now)) {
@@ -133,7 +133,7 @@ impl TokenSlot {
         (self.is_probe || state.block_reason().is_none()) && state.tokens.is_usable(&self.taken, Instant::now())
     }
 
-    /// The CRM said how many calls a day the token has, and how many are left until its reset, if it said when that is.
+    /// Records what the CRM said about the quota: calls a day, calls left, and the time until the reset, if it said that.
     pub fn quota(&self, limit: u64, left: u64, reset: Option<Duration>) {
         let reset = reset.unwrap_or_else(|| self.gate.until_midnight());
         self.gate.update(|state, now| state.tokens.quota(&self.taken.secret, limit, left, now + reset));
@@ -194,9 +194,9 @@ impl TokenSlot {
                 // Once the quota is used up, the CRM may not say any more when it is reset.
                 let reset = classified.retry_after.or_else(|| tokens.quota_reset(secret, now));
                 let reset = reset.unwrap_or_else(|| self.gate.until_midnight());
-                tokens.suspend(secret, Suspended::Quota, Some(reset), now);
+                tokens.suspend(secret, UnusableReason::Quota, Some(reset), now);
             }
-            Outcome::Unauthorized => tokens.suspend(secret, Suspended::Unauthorized, None, now),
+            Outcome::Unauthorized => tokens.suspend(secret, UnusableReason::Unauthorized, None, now),
             Outcome::Misconfigured | Outcome::Unavailable | Outcome::Unknown => {}
         }
     }
@@ -224,7 +224,7 @@ impl Gate {
         crm: &config::Crm,
         retry_after_max: Duration,
         clock: Clock,
-        on_change: OnChange,
+        on_change: OnGateChange,
     ) -> Arc<Self> {
         let since = clock.now();
         Arc::new(Self {
@@ -278,7 +278,7 @@ impl Gate {
         self.try_take().ok()
     }
 
-    /// A slot, or when it may be worth another try if nothing changes before.
+    /// A slot, or the time for the next try, unless the gate's state changes earlier.
     fn try_take(self: &Arc<Self>) -> Result<TokenSlot, Option<Instant>> {
         let taken = self.update_quietly(|state, now| {
             let is_closed = state.block_reason().is_some();
@@ -331,7 +331,7 @@ impl Gate {
         self.lock().last_failure.clone()
     }
 
-    /// When the CRM is probed next; none while it is not blamed, and while a probe runs.
+    /// When the next probe of the CRM is due; none if the CRM is not why the gate is closed, and while a probe runs.
     #[must_use]
     pub fn next_probe_at(&self) -> Option<Timestamp> {
         let wait = self.update_quietly(|state, now| {
@@ -348,7 +348,7 @@ impl Gate {
         self.update_quietly(|state, now| state.tokens.states(now, today))
     }
 
-    /// Changes the state and wakes the one that is served next.
+    /// Changes the state, and wakes the waiting message that is served next.
     fn update<T>(&self, change: impl FnOnce(&mut State, Instant) -> T) -> T {
         let changed = self.update_quietly(change);
         self.changed.notify_one();

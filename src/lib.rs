@@ -25,8 +25,8 @@
 //!    ends before shutdown ends the process.
 //! 7. A stage has one name, the same in file, metric label, trace and dead-letter header.
 //! 8. A secret is of a type that cannot be printed.
-//! 9. What may have created a task is never sent again in strict mode, and never silently in any mode, but for the exceptions
-//!    that `docs/delivery.md` lists.
+//! 9. A message whose task may exist is never sent again in strict mode, and never without a report in default mode.
+//!    `docs/delivery.md` lists the exceptions.
 //!
 //! The modules, in reading order:
 

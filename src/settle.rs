@@ -89,7 +89,7 @@ impl Settler {
         copy_properties(message, state, more, frame_max)
     }
 
-    /// Publishes until the broker has confirmed, for as long as the delivery can be settled, and `gate.hold` at most.
+    /// Publishes the copy until RabbitMQ confirms it, for at most `gate.hold`, and only while the delivery can be settled.
     async fn publish(
         &self,
         acker: &dyn Acker,
@@ -116,7 +116,7 @@ impl Settler {
                     span.failed("impossible");
                     return self.impossible(reason);
                 }
-                // The publishes that it waits for report what is wrong.
+                // It was not sent, because other publishes hold all channels. Those report their own errors.
                 Err(PublishError::Busy(_)) => {}
                 Err(error) => self.events.publish_failed(queue, &error),
             }

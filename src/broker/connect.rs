@@ -19,11 +19,11 @@ use crate::config::{self, BrokerUrl};
 use crate::observe::traces;
 use crate::{net, tls};
 
-/// The longest wait for any one answer of the broker.
+/// The longest wait for one answer of RabbitMQ.
 pub const WAIT: Duration = Duration::from_secs(10);
 /// Seconds between heartbeats; a dead peer is noticed after twice as long.
 const HEARTBEAT: &str = "8";
-/// How often it is checked whether a connection has ended while nothing is read from it.
+/// Interval at which [`ended`] checks whether the connection has ended.
 const CONNECTED: Duration = Duration::from_millis(100);
 
 /// What an operator does when RabbitMQ cannot be reached.
@@ -35,27 +35,27 @@ pub const ADVICE: &str =
 pub struct BrokerError {
     /// One readable sentence.
     pub message: String,
-    /// The AMQP reply code, where the broker gave one, or where the client has to.
+    /// The AMQP reply code that RabbitMQ or the client gave; none for other errors.
     pub code: Option<u16>,
 }
 
 impl BrokerError {
-    /// The broker's word for a login or a permission that it refuses.
+    /// Reply code: RabbitMQ refuses the login, or the user lacks a permission.
     pub const ACCESS_REFUSED: u16 = 403;
-    /// The broker's word for a virtual host that does not exist or that the user may not enter.
+    /// Reply code: the virtual host does not exist, or the user may not use it.
     pub const NOT_ALLOWED: u16 = 530;
-    /// The broker's word for a queue that exists with other arguments.
+    /// Reply code: a queue or exchange exists with other arguments, or a property is not allowed.
     pub const PRECONDITION_FAILED: u16 = 406;
-    /// The broker's word for a queue that does not exist.
+    /// Reply code: the queue or exchange does not exist.
     pub const NOT_FOUND: u16 = 404;
-    /// The broker's word for a message that is larger than it takes.
+    /// Reply code: the message is larger than RabbitMQ accepts.
     pub const CONTENT_TOO_LARGE: u16 = 311;
-    /// A frame larger than agreed, as that of a message with headers which the broker has added to.
+    /// Reply code: a frame is larger than agreed, for example because RabbitMQ has added headers to a message.
     const FRAME_ERROR: u16 = 501;
-    /// A frame that cannot be read, as that of a message with a property which is not UTF-8.
+    /// Reply code: a frame cannot be read, for example because a message has a property that is not UTF-8.
     const SYNTAX_ERROR: u16 = 502;
 
-    /// What RabbitMQ says when it fails to deliver a message, for example one of AMQP 1.0 with a property that it cannot convert.
+    /// Reply code: RabbitMQ cannot deliver a message, for example one of AMQP 1.0 with a property that it cannot convert.
     const INTERNAL_ERROR: u16 = 541;
 
     /// Whether a message cannot be delivered or read: each delivery of it ends the connection.
@@ -91,11 +91,11 @@ async fn bounded_by<T>(
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "all others are the client's own, in words that will do")]
+#[expect(clippy::wildcard_enum_match_arm, reason = "the client's own text is good enough for the others")]
 pub(super) fn described(what: &str, error: &lapin::Error) -> BrokerError {
     let (message, code) = match error.kind() {
         lapin::ErrorKind::ProtocolError(refusal) => (refusal.get_message().to_string(), Some(refusal.get_id())),
-        // Its own words are the parser's, and quote what could not be read.
+        // The client's own text quotes the bytes that could not be read.
         lapin::ErrorKind::ParsingError(_) => {
             let text = "RabbitMQ sent unreadable data, such as a message with a property that is not UTF-8";
             (text.to_owned(), Some(BrokerError::SYNTAX_ERROR))
@@ -115,11 +115,11 @@ fn unconnected(what: &str, error: &lapin::Error) -> BrokerError {
     BrokerError { code: error.code.filter(|_| !error.is_undeliverable()), ..error }
 }
 
-/// Where and how to connect; remembers which node's turn it is.
+/// Connects to the nodes of the configuration, one after the other when one fails.
 #[derive(Debug)]
 pub struct Connector {
     config: config::Broker,
-    /// Those of `config`, or what their file held at its last change.
+    /// The addresses of `config`, or of their file after its last change.
     urls: Mutex<Vec<BrokerUrl>>,
     turn: AtomicUsize,
 }
@@ -135,13 +135,13 @@ impl Connector {
         Self { urls: Mutex::new(config.urls.clone()), config, turn: AtomicUsize::new(0) }
     }
 
-    /// What it was made with.
+    /// The broker's configuration.
     #[must_use]
     pub fn config(&self) -> &config::Broker {
         &self.config
     }
 
-    /// Connects to the node whose turn it is; after a failure it is the next one's turn.
+    /// Connects to the current node. If that fails, the next node becomes the current one.
     ///
     /// # Errors
     /// Names the node and what went wrong.
@@ -149,8 +149,8 @@ impl Connector {
         self.connect_in_turn(purpose).await.map(|(connection, _)| connection)
     }
 
-    /// The same, with what [`Self::mark_failed`] wants to know: a node may take connections and do nothing else, such as one
-    /// that is cut off from the others.
+    /// As [`Self::connect`], and also returns the node for [`Self::mark_failed`]: a node that is cut off from the others
+    /// accepts connections and does nothing else.
     pub(super) async fn connect_in_turn(&self, purpose: &str) -> Result<(Connection, NodeIndex), BrokerError> {
         let turn = NodeIndex(self.turn.load(Ordering::Relaxed));
         let Some(url) = self.url(turn) else {
@@ -164,7 +164,7 @@ impl Connector {
         connected.map(|connection| (connection, turn))
     }
 
-    /// Makes it the next node's turn, unless it is already.
+    /// Makes the next node the current one, unless another failure has done so already.
     pub(super) fn mark_failed(&self, turn: NodeIndex) {
         let next = turn.0.wrapping_add(1);
         let _ = self.turn.compare_exchange(turn.0, next, Ordering::Relaxed, Ordering::Relaxed);
@@ -180,7 +180,7 @@ impl Connector {
         urls.get(turn.0.checked_rem(urls.len())?).cloned()
     }
 
-    /// The addresses of the next connections; those that are open stay.
+    /// Replaces the addresses for the next connections. Open connections stay.
     pub fn replace_urls(&self, urls: Vec<BrokerUrl>) {
         *self.urls.lock().unwrap_or_else(PoisonError::into_inner) = urls;
     }
@@ -194,7 +194,7 @@ impl Connector {
         let runtime = lapin::runtime::default_runtime().map_err(|e| described(&what, &e))?;
         let name = format!("{} {purpose}", crate::worker_name());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        // The parser's words may quote the address.
+        // The parser's error may quote the address with its password.
         let uri = with_heartbeat(url).parse().map_err(|_| fail("the address cannot be read".to_owned()))?;
         let open = async move |uri: AMQPUri, runtime| {
             let connected = net::connect(&host, port, |address| AsyncTcpStream::connect(&runtime, address)).await;
@@ -278,7 +278,7 @@ pub fn user(url: &BrokerUrl) -> String {
     parsed.map_or_else(|_| String::new(), |uri| uri.authority.userinfo.username)
 }
 
-/// A name for the wire.
+/// A name as an AMQP short string, which has at most 255 bytes.
 pub(crate) fn short(text: &str) -> Result<ShortString, BrokerError> {
     ShortString::try_new(text)
         .map_err(|_| BrokerError { message: format!("the name {text:?} has more than 255 bytes"), code: None })
@@ -300,9 +300,9 @@ pub(super) async fn ended(connection: &Connection) {
     }
 }
 
-/// Closes a connection; what was written before is with the broker when this returns in time.
+/// Closes a connection. If RabbitMQ answers in time, it has received everything that was written before.
 pub(crate) async fn close(connection: &Connection) {
-    // A connection that is gone already is as good as closed.
+    // An error means that the connection is already gone.
     let _ = bounded("close the connection", connection.close(200, "OK".into())).await;
 }
 

@@ -88,9 +88,9 @@ impl Inspection {
         }
     }
 
-    /// How the arguments of a queue differ from what the worker declares. Declaring a queue that exists changes nothing: it
-    /// succeeds if all arguments are equal; otherwise RabbitMQ names the first difference, which is then used in the next
-    /// question. Only for a queue that [`Inspection::find`] has just found.
+    /// How the arguments of a queue differ from what the worker declares. Only for a queue that [`Inspection::find`] has just
+    /// found: declaring a queue that exists changes nothing. RabbitMQ accepts it if all arguments are equal, and otherwise
+    /// names the first difference. The next declaration then has the queue's own value for that argument.
     ///
     /// # Errors
     /// RabbitMQ's error; [`BrokerError::ACCESS_REFUSED`] without the permission to configure the queue.
@@ -150,7 +150,7 @@ impl Inspection {
             }
         };
         if timeout(BLOCKED, blocked).await.is_ok() {
-            let message = "the broker has blocked publishing because it lacks memory or disk".to_owned();
+            let message = "RabbitMQ has blocked publishing because it lacks memory or disk".to_owned();
             return Err(BrokerError { message, code: None });
         }
         published.map(drop)

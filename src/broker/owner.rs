@@ -1,4 +1,4 @@
-//! The queue `<queue>.owner`: the id of the ledger whose worker consumed the work queue last.
+//! Reads and replaces the id on the queue `<queue>.owner`: that of the ledger whose worker consumed the work queue last.
 
 use lapin::Connection;
 use lapin::options::BasicGetOptions;
@@ -13,7 +13,7 @@ const MOST: usize = 16;
 
 /// Why the owners could not be compared.
 pub(super) enum OwnerError {
-    /// The ledger cannot be used, or this worker's id cannot be published. The consuming connection still works.
+    /// The ledger cannot be used, or its id cannot be published. The consuming connection still works.
     Unusable(String),
     /// The consuming connection failed.
     Broker(BrokerError),
@@ -25,7 +25,7 @@ impl From<BrokerError> for OwnerError {
     }
 }
 
-/// Reads the owner, compares it, and publishes this worker's id if it differs.
+/// Reads the ledger id on the queue, compares it, and publishes the id of this worker's ledger if it differs.
 pub(super) async fn take_ownership(
     connection: &Connection,
     queue: &str,

@@ -24,7 +24,7 @@ use crate::config::TopologyMode;
 const CHANNELS: usize = 16;
 /// The frame size that RabbitMQ negotiates by default.
 const DEFAULT_FRAME_MAX: usize = 131_072;
-/// Persistent, as the AMQP specification numbers it.
+/// AMQP's delivery mode of persistent messages.
 const PERSISTENT: u8 = 2;
 
 /// Called with a reason when RabbitMQ accepts no messages, and without one when it accepts them again or that connection is
@@ -107,7 +107,7 @@ impl Publisher {
     async fn send(&self, queue: &str, body: &[u8], properties: Properties) -> Result<(), PublishError> {
         let unconnected = |error: BrokerError| PublishError::Unconnected(error.message);
         let name = short(queue).map_err(unconnected)?;
-        // Publishes with a permit may wait for their confirms as long as RabbitMQ is blocked.
+        // While RabbitMQ blocks publishing, every permit can be held by a publish that waits for its confirm.
         let Ok(Ok(_permit)) = timeout(WAIT, self.permits.acquire()).await else {
             return Err(PublishError::Busy(CHANNELS));
         };
@@ -203,7 +203,7 @@ impl Publish for Publisher {
     }
 }
 
-/// Marks a connection whose publish is abandoned while its confirm is waited for.
+/// Marks a connection as abandoned when a publish is cancelled while it waits for its confirm.
 struct AbandonOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for AbandonOnDrop<'_> {
@@ -285,10 +285,10 @@ async fn watch(
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         if let Event::ConnectionBlocked(reason) = event {
-            tracing::warn!(reason, "the broker has blocked publishing");
+            tracing::warn!(reason, "RabbitMQ has blocked publishing");
             set(Some(reason));
         } else if let Event::ConnectionUnblocked = event {
-            tracing::info!("the broker takes messages again");
+            tracing::info!("RabbitMQ accepts publishes again");
             set(None);
         }
     }

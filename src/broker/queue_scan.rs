@@ -30,7 +30,7 @@ const FIRST_WINDOW: u16 = 4;
 const WINDOW_BYTES: usize = 16 << 20;
 /// After this time without a message, RabbitMQ is asked whether there is one.
 const SILENCE: Duration = Duration::from_millis(500);
-/// How long a scan waits at its begin for another reader of the queue to end.
+/// The longest time that a scan first waits until another reader of the queue has ended.
 const OTHERS: Duration = Duration::from_secs(10);
 /// Interval between two checks for another reader.
 const LOOK: Duration = Duration::from_millis(200);
@@ -251,7 +251,7 @@ impl QueueScan {
             }
             Ok(Some(Err(error))) => Err(described(&what, &error)),
             Ok(None) => {
-                let message = format!("{what}: the broker has ended the consumer; was the queue deleted?");
+                let message = format!("{what}: RabbitMQ has ended the consumer; was the queue deleted?");
                 Err(BrokerError { message, code: None })
             }
             Err(_) => Ok(None),

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::broker::connect::BrokerError;
 
-/// From this delivery count on a message is taken for one that may end the connection.
+/// A message with this delivery count or a higher one may be the one that ends the connection.
 pub(super) const SUSPICIOUS_COUNT: i64 = 3;
-/// From this delivery count on the message that switched the mode on is returned instead of being processed first.
+/// With this delivery count or a higher one, the message that started serial mode is requeued instead of processed first.
 pub(super) const RETURNED_COUNT: i64 = 10;
 /// A connection that ends within this time, with nothing settled, ended right after delivery.
 const RIGHT_AFTER: Duration = Duration::from_secs(10);
@@ -43,14 +43,14 @@ impl SerialMode {
         self.left = prefetch;
     }
 
-    /// A message was delivered; whether the mode ends with it.
+    /// Counts a delivered message. Returns whether serial mode ends with it.
     pub(super) fn delivered(&mut self) -> bool {
         let was_on = self.is_on();
         self.left = self.left.saturating_sub(1);
         was_on && !self.is_on()
     }
 
-    /// Whether the end of a connection switches it on, or on again. An unrelated loss does not prolong it.
+    /// Notes that a connection ended. Returns whether a message caused it, so that serial mode starts or starts again.
     pub(super) fn connection_ended(&mut self, ended: &Ended<'_>, prefetch: u16) -> bool {
         let right_after = ended.delivered > 0 && ended.unsettled == ended.delivered && ended.lasted < RIGHT_AFTER;
         self.ended_right_after = if right_after { self.ended_right_after + 1 } else { 0 };

@@ -1,7 +1,7 @@
 //! Consumes the work queue on one supervised connection. If it breaks, the worker connects again after a growing, jittered
 //! wait. RabbitMQ then delivers every unsettled message again.
 
-mod life;
+mod connection;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::life::{Life, Work, wait_settled};
+use self::connection::{ConnectionState, ConsumeContext, wait_settled};
 use crate::broker::acker::{nack_requeue, receive};
 use crate::broker::connect::{BrokerError, Connector, close, described};
 use crate::broker::inspect::can_reject;
@@ -36,12 +36,12 @@ const HEALTHY: Duration = Duration::from_secs(30);
 /// The wait after a message that ended the connection, which does not grow: the messages behind it wait until RabbitMQ
 /// dead-letters it.
 const UNDELIVERABLE: Duration = Duration::from_millis(100);
-/// The longest that fetched messages wait for the comparison of the queue's owners. RabbitMQ ends a consumer that holds a
+/// The longest time that fetched messages wait until the queue's owners are compared. RabbitMQ ends a consumer that holds a
 /// message for 30 minutes.
 const OWNERSHIP: Duration = Duration::from_secs(600);
 /// First and longest wait before the owners are compared again. The first is short: the connection may be about to end.
 const COMPARE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// First and longest wait between two tries whether RabbitMQ takes messages again.
+/// First and longest wait between two test messages that find out whether copies can be published again.
 const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// What happens to the consuming connection.
@@ -70,7 +70,7 @@ pub enum ConnectionChange {
 }
 
 /// Called with every [`ConnectionChange`].
-pub type OnChange = Arc<dyn Fn(ConnectionChange) + Send + Sync>;
+pub type OnConnectionChange = Arc<dyn Fn(ConnectionChange) + Send + Sync>;
 
 /// Consumes the work queue.
 pub struct Session {
@@ -80,19 +80,19 @@ pub struct Session {
     pub topology: Topology,
     /// Deliveries unsettled at a time.
     pub prefetch: u16,
-    /// Publishes this worker's id as that of the queue's owner.
+    /// Publishes the id of this worker's ledger to `<queue>.owner`.
     pub publisher: Arc<dyn Publish>,
     /// Closed while copies cannot be published.
     pub publish_gate: Arc<PublishGate>,
     /// Decides what another owner of the queue means.
     pub ownership: Arc<dyn CompareOwners>,
     /// Called with every change.
-    pub on_change: OnChange,
+    pub on_change: OnConnectionChange,
 }
 
 impl Session {
-    /// Consumes until `stop`, then returns what was not handed over, and keeps the connection for what is still to be settled
-    /// until `drained`.
+    /// Consumes until `stop`, then requeues the deliveries that the worker has not taken. Keeps the connection until `drained`,
+    /// because the others are settled on it.
     ///
     /// # Errors
     /// A queue that exists with other arguments, in words for an operator.
@@ -102,15 +102,15 @@ impl Session {
         stop: &CancellationToken,
         drained: &CancellationToken,
     ) -> Result<(), String> {
-        let work = Work { deliveries, stop, drained };
+        let context = ConsumeContext { deliveries, stop, drained };
         let (mut backoff, mut serial) = (Backoff::new(RECONNECT.0, RECONNECT.1), SerialMode::default());
         while !stop.is_cancelled() {
             if !self.wait_until_publishing(stop).await {
                 continue;
             }
             let began = Instant::now();
-            let mut life = Life::default();
-            let ended = self.consume(&work, &mut life, &mut serial).await;
+            let mut state = ConnectionState::default();
+            let ended = self.consume(&context, &mut state, &mut serial).await;
             if began.elapsed() >= HEALTHY {
                 backoff.reset();
             }
@@ -120,8 +120,8 @@ impl Session {
                 Err(TopologyError::Broker(error)) => error,
             };
             (self.on_change)(ConnectionChange::Lost(error.message.clone()));
-            let (lasted, unsettled) = (began.elapsed(), life.unsettled.len());
-            let ended = Ended { error: &error, lasted, delivered: life.delivered, unsettled };
+            let (lasted, unsettled) = (began.elapsed(), state.unsettled.len());
+            let ended = Ended { error: &error, lasted, delivered: state.delivered, unsettled };
             let was_on = serial.is_on();
             let is_cause = serial.connection_ended(&ended, self.prefetch);
             if is_cause && !was_on {
@@ -141,7 +141,7 @@ impl Session {
         Ok(())
     }
 
-    /// Waits until RabbitMQ takes messages again; false at `stop`.
+    /// Waits until copies can be published again; false at `stop`.
     async fn wait_until_publishing(&self, stop: &CancellationToken) -> bool {
         let Some(closed) = self.publish_gate.closed() else { return true };
         (self.on_change)(ConnectionChange::Lost(closed.reason));
@@ -159,7 +159,7 @@ impl Session {
         true
     }
 
-    /// Whether RabbitMQ takes a message: one for a queue that does not exist, which it returns.
+    /// Whether RabbitMQ accepts publishes. The test message is for a queue that does not exist, so RabbitMQ returns it.
     async fn can_publish(&self) -> bool {
         let nowhere = format!("{}.probe", self.connector.config().queue);
         let published = self.publisher.publish(&nowhere, b"", Properties::default()).await;
@@ -167,23 +167,28 @@ impl Session {
     }
 
     /// One connection, from connecting to its end.
-    async fn consume(&self, work: &Work<'_>, life: &mut Life, serial: &mut SerialMode) -> Result<(), TopologyError> {
+    async fn consume(
+        &self,
+        context: &ConsumeContext<'_>,
+        state: &mut ConnectionState,
+        serial: &mut SerialMode,
+    ) -> Result<(), TopologyError> {
         let opened = tokio::select! {
             opened = self.open(serial) => opened?,
-            () = work.stop.cancelled() => return Ok(()),
+            () = context.stop.cancelled() => return Ok(()),
         };
         let (connection, subscription) = opened;
-        let ended = self.hand_over(&connection, subscription, work, life, serial).await;
-        if work.stop.is_cancelled() {
+        let ended = self.hand_over(&connection, subscription, context, state, serial).await;
+        if context.stop.is_cancelled() {
             // The settled deliveries' acks travel on this connection.
-            work.drained.cancelled().await;
+            context.drained.cancelled().await;
         }
-        life.gone.cancel();
+        state.gone.cancel();
         close(&connection).await;
         ended.map(drop).map_err(TopologyError::Broker)
     }
 
-    /// Connects and subscribes. A node on which either fails is passed over.
+    /// Connects and subscribes. If either fails, the next node is used.
     async fn open(&self, serial: &SerialMode) -> Result<(Connection, Subscription), TopologyError> {
         let connected = self.connector.connect_in_turn("consumer").await;
         let (connection, node) = connected.map_err(TopologyError::Broker)?;
@@ -224,18 +229,18 @@ impl Session {
         &self,
         connection: &Connection,
         mut subscription: Subscription,
-        work: &Work<'_>,
-        life: &mut Life,
+        context: &ConsumeContext<'_>,
+        state: &mut ConnectionState,
         serial: &mut SerialMode,
     ) -> Result<Vec<Subscription>, BrokerError> {
         let mut former = Vec::new();
         loop {
-            let ended = self.take(connection, &mut subscription, work, life, serial).await?;
+            let ended = self.take(connection, &mut subscription, context, state, serial).await?;
             let queue = &self.connector.config().queue;
             let next = match ended {
-                Taken::Stopped => None,
+                SubscriptionEnd::Stopped => None,
                 // The new consumer has a higher priority, so that RabbitMQ 4 does not hand the queue to a standby.
-                Taken::Switch(_) => {
+                SubscriptionEnd::Switch(_) => {
                     self.ownership.requeued_unseen();
                     let priority = subscription.priority + 1;
                     Some(Subscription::new(connection, queue, self.prefetch_for(serial), priority).await?)
@@ -246,13 +251,13 @@ impl Session {
             let Some(next) = next else { return Ok(former) };
             subscription = next;
             if serial.is_on() {
-                wait_settled(connection, work, life).await;
+                wait_settled(connection, context, state).await;
             }
-            if life.unsettled.is_empty() && !matches!(ended, Taken::Switch(Some(_))) {
+            if state.unsettled.is_empty() && !matches!(ended, SubscriptionEnd::Switch(Some(_))) {
                 former.clear();
             }
-            if let Taken::Switch(Some(suspicious)) = ended {
-                self.pass_on_alone(connection, *suspicious, work, life, serial).await;
+            if let SubscriptionEnd::Switch(Some(suspicious)) = ended {
+                self.pass_on_alone(connection, *suspicious, context, state, serial).await;
             }
         }
     }
@@ -262,17 +267,17 @@ impl Session {
         &self,
         connection: &Connection,
         subscription: &mut Subscription,
-        work: &Work<'_>,
-        life: &mut Life,
+        context: &ConsumeContext<'_>,
+        state: &mut ConnectionState,
         serial: &mut SerialMode,
-    ) -> Result<Taken, BrokerError> {
-        let mut stopped = pin!(work.stop.cancelled());
+    ) -> Result<SubscriptionEnd, BrokerError> {
+        let mut stopped = pin!(context.stop.cancelled());
         let mut unpublishable = pin!(self.publish_gate.wait_closed());
         let mut is_first = true;
         loop {
             let next = tokio::select! {
                 biased;
-                () = &mut stopped => return Ok(Taken::Stopped),
+                () = &mut stopped => return Ok(SubscriptionEnd::Stopped),
                 closed = &mut unpublishable => return Err(BrokerError { message: closed.reason, code: None }),
                 next = subscription.consumer.next() => next,
             };
@@ -283,30 +288,30 @@ impl Session {
             let count = delivery_count(&received.properties);
             let is_suspicious = !serial.is_on() && count >= SUSPICIOUS_COUNT && self.prefetch > 1;
             if is_suspicious {
-                // Before the owners are compared: a message behind this one can end the connection during that.
+                // This comes before the owners are compared, because a later message can end the connection during the comparison.
                 serial.start(self.prefetch);
                 (self.on_change)(ConnectionChange::Serial(Some(format!(
                     "a message was delivered {count} times before"
                 ))));
             }
             if std::mem::take(&mut is_first) {
-                if !self.take_ownership(connection, work.stop).await? {
-                    return Ok(Taken::Stopped);
+                if !self.take_ownership(connection, context.stop).await? {
+                    return Ok(SubscriptionEnd::Stopped);
                 }
-                if life.delivered > 0 {
-                    // What an earlier subscription of this connection returned comes again.
+                if state.delivered > 0 {
+                    // RabbitMQ delivers again what an earlier subscription of this connection returned.
                     self.ownership.requeued_unseen();
                 }
                 (self.on_change)(ConnectionChange::Active);
             }
-            life.delivered += 1;
+            state.delivered += 1;
             if is_suspicious {
-                return Ok(Taken::Switch(Some(Box::new(received))));
+                return Ok(SubscriptionEnd::Switch(Some(Box::new(received))));
             }
-            self.pass_on(receive(received, &life.gone, Some(life.unsettled.token())), work).await;
+            self.pass_on(receive(received, &state.gone, Some(state.unsettled.token())), context).await;
             if serial.delivered() {
                 (self.on_change)(ConnectionChange::Serial(None));
-                return Ok(Taken::Switch(None));
+                return Ok(SubscriptionEnd::Switch(None));
             }
         }
     }
@@ -348,8 +353,8 @@ impl Session {
         &self,
         connection: &Connection,
         suspicious: LapinDelivery,
-        work: &Work<'_>,
-        life: &Life,
+        context: &ConsumeContext<'_>,
+        state: &ConnectionState,
         serial: &mut SerialMode,
     ) {
         if delivery_count(&suspicious.properties) >= RETURNED_COUNT {
@@ -358,29 +363,29 @@ impl Session {
             serial.start(self.prefetch + 2);
             return;
         }
-        self.pass_on(receive(suspicious, &life.gone, Some(life.unsettled.token())), work).await;
-        wait_settled(connection, work, life).await;
+        self.pass_on(receive(suspicious, &state.gone, Some(state.unsettled.token())), context).await;
+        wait_settled(connection, context, state).await;
         serial.delivered();
     }
 
-    async fn pass_on(&self, delivery: Delivery, work: &Work<'_>) {
+    async fn pass_on(&self, delivery: Delivery, context: &ConsumeContext<'_>) {
         if delivery.message.is_oversized() && self.publish_gate.can_reject() {
-            // Not kept: memory has a limit, and as many of them as the prefetch can be unsettled.
+            // Rejected at once, because memory is limited: as many such messages as the prefetch can be unsettled.
             let (message_id, bytes) = (delivery.message.id().map(str::to_owned), delivery.message.body.len());
             (self.on_change)(ConnectionChange::Oversized { message_id, bytes });
             let _ = delivery.acker.reject().await;
-        } else if let Err(unsent) = work.deliveries.send(delivery).await {
+        } else if let Err(unsent) = context.deliveries.send(delivery).await {
             // Nobody takes deliveries any more: the worker is stopping.
             let _ = unsent.0.acker.nack_requeue().await;
         }
     }
 }
 
-/// Why a subscription takes no more.
-enum Taken {
+/// Why a subscription ended.
+enum SubscriptionEnd {
     /// The worker stops.
     Stopped,
-    /// The prefetch changes. With the message that is the reason.
+    /// Serial mode began or ended, so the prefetch changes. Holds the message that began it.
     Switch(Option<Box<LapinDelivery>>),
 }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::cli::{Error, load_all, print};
-use crate::config::{self, Loaded, Setting, Sources};
+use crate::config::{self, Loaded, ShownSetting, Sources};
 
 /// What to print.
 #[derive(Debug, clap::Subcommand)]
@@ -59,9 +59,9 @@ pub fn run(command: &Command, sources: &Sources) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(settings: &[Setting]) -> String {
+fn table(settings: &[ShownSetting]) -> String {
     let width = settings.iter().map(|setting| setting.key.len()).max().unwrap_or_default();
-    let line = |setting: &Setting| match (&setting.value, &setting.source) {
+    let line = |setting: &ShownSetting| match (&setting.value, &setting.source) {
         (Some(value), Some(source)) => format!("{:<width$}  {value}  ({source})", setting.key),
         _ => format!("{:<width$}  –", setting.key),
     };

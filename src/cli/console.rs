@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Error, INVALID_CONFIGURATION, print, start_log};
 use crate::config::{Config, Loaded, Sources};
-use crate::console::{Console, Refusal, auth};
+use crate::console::{Console, StartError, auth};
 
 pub(super) const EXAMPLES: &str = "Examples:
   wolkvox-task-worker console
@@ -41,8 +41,8 @@ pub async fn run(args: &Args, sources: &Sources, stop: CancellationToken) -> Res
     let base = config.console.base_path.clone();
     let kubernetes = sources.environment.iter().any(|(name, _)| name == "KUBERNETES_SERVICE_HOST");
     let console = Console::bind(loaded, kubernetes, stop).await.map_err(|refusal| match refusal {
-        Refusal::Configuration(message) => Error { exit: INVALID_CONFIGURATION, message },
-        Refusal::Failed(message) => Error::failed(message),
+        StartError::Configuration(message) => Error { exit: INVALID_CONFIGURATION, message },
+        StartError::Failed(message) => Error::failed(message),
     })?;
     let address = console.address().map_err(Error::failed)?;
     tracing::info!(queue, read_only, has_login, "the console is at http://{address}{base}");

@@ -84,7 +84,7 @@ struct Tool {
     dead_letters: DeadLetters,
     /// Cancelled to stop the command.
     stop: CancellationToken,
-    /// When the command began. Ages count up to this time, so that a filter selects the same messages all along.
+    /// When the command began. Ages are computed for this time, so that a filter selects the same messages until the command ends.
     now: Timestamp,
     /// Who runs it.
     who: String,
@@ -146,8 +146,8 @@ fn warn(scanned: &Scanned) {
     }
 }
 
-/// The exit of a command that only reads: it fails when nothing matched where something was asked for, and when messages
-/// were not read.
+/// The exit code of a command that only reads. It fails if a filter was given and nothing matched, and if messages were not
+/// read.
 fn read_exit(scanned: &Scanned, filter: &Filter, matched: u64) -> Result<ExitCode, Error> {
     match (&scanned.partial, matched) {
         (Some(_), _) => Ok(ExitCode::from(FAILED)),
@@ -199,7 +199,7 @@ fn progress(count: u64, verb: &'static str) -> ProgressBar {
     bar
 }
 
-/// The exit of a command on chosen messages. It fails when some messages were not found or not handled.
+/// The exit code of an action. It fails if some messages were not found or not handled.
 fn finish(ended: &RunResult, count: u64, missing: Option<String>, partial: bool) -> Result<ExitCode, Error> {
     let rest = count.saturating_sub(ended.done + ended.ack_lost + ended.skipped());
     let mut left: Vec<String> = ended.error.iter().cloned().collect();
@@ -207,7 +207,7 @@ fn finish(ended: &RunResult, count: u64, missing: Option<String>, partial: bool)
         left.push("interrupted".to_owned());
     }
     if rest > 0 && (ended.interrupted || ended.error.is_some()) {
-        left.push(format!("{} left; run the same command again to go on", counted(rest, "message")));
+        left.push(format!("{} not handled yet; run the same command again to go on", counted(rest, "message")));
     } else if rest > 0 {
         left.push(format!(
             "{} not found any more: somebody else replayed or discarded {}, or is reading the queue now",

@@ -1,4 +1,4 @@
-//! `ledger`: changes the ledger while no worker uses it.
+//! `ledger renew-id`: gives a ledger that was restored from a backup a new id, while no worker uses it.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `run`: the worker.
+//! `run`: starts the worker and waits until it ends.
 
 use std::process::ExitCode;
 

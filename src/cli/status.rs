@@ -37,11 +37,11 @@ struct Printed<'a> {
     summary: &'a str,
     works: bool,
     queues: Option<&'a Depths>,
-    workers: Vec<ToldWorker<'a>>,
+    workers: Vec<PrintedWorker<'a>>,
 }
 
 #[derive(Serialize)]
-struct ToldWorker<'a> {
+struct PrintedWorker<'a> {
     address: &'a str,
     role: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,7 +70,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
 }
 
 fn json(overview: &Overview) -> Result<String, Error> {
-    let workers = overview.workers.iter().map(|worker| ToldWorker {
+    let workers = overview.workers.iter().map(|worker| PrintedWorker {
         address: &worker.answer.address,
         role: worker.role,
         problem: worker.answer.page.as_ref().err().map(|no_page| no_page.why.as_str()),

@@ -1,4 +1,4 @@
-//! `topology`: prints the queues that the worker declares.
+//! `topology`: prints the queues, exchanges and bindings that the worker declares. With `--apply` it declares them.
 
 use std::process::ExitCode;
 

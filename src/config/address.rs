@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use url::{Host, Url};
 
 use super::keys::Key;
-use super::read::Parsed;
+use super::parse::Parsed;
 use super::{BrokerUrl, LedgerStore};
 use crate::suggest::suggest;
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use url::Url;
 
 use super::keys::Key;
-use super::read::{Parsed, Reader, Reported, flag, path, text};
+use super::parse::{Parsed, Reader, Reported, flag, path, text};
 
 /// `[console]`
 #[derive(Clone, Debug)]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::keys::find;
+use super::parse::queue;
 use super::raw::Raw;
-use super::read::queue;
 use crate::duration::{format, parse};
 
 /// The shutdown waits this much longer than a request.

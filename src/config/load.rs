@@ -1,4 +1,5 @@
-//! Loads a configuration from its sources, or returns every problem.
+//! Loads a configuration from its sources, or returns every problem: `raw` collects the texts, `parse` reads values from them, and
+//! `sections` makes the typed configuration.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,10 +8,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::defaults::{self, HOLD_BEYOND_REQUEST};
 use super::keys::{KEYS, find, variable};
+use super::parse::{Reader, Reported, duration};
 use super::problem::{Problem, Problems};
 use super::raw::{self, Raw, Sources};
-use super::read::{Reader, Reported, duration};
-use super::show::{self, Setting};
+use super::show::{self, ShownSetting};
 use super::{BrokerUrl, Config, LedgerStore, address, sections};
 use crate::duration::format;
 
@@ -31,7 +32,7 @@ pub struct Loaded {
     /// Valid settings that an operator should look at.
     pub warnings: Vec<Problem>,
     /// Every key with its value and its source, secrets hidden.
-    pub settings: Vec<Setting>,
+    pub settings: Vec<ShownSetting>,
 }
 
 impl Config {

@@ -9,9 +9,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::address;
 use super::keys::{Key, MOST_DELAYS, MOST_TOKENS};
+use super::parse::{Parsed, Reader, Reported, any, choice, count, duration, duration_within, flag, path, queue, text};
 use super::proxy::Proxy;
 use super::raw::Sources;
-use super::read::{Parsed, Reader, Reported, any, choice, count, duration, duration_within, flag, path, queue, text};
 use super::rules::{Outside, holiday, sorted};
 use super::{
     Admin, Broker, Config, Crm, Events, Gate, Ledger, LedgerStore, Log, LogFormat, LogLevel, OnUnknown, Priority,

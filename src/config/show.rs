@@ -9,7 +9,7 @@ use secrecy::ExposeSecret as _;
 
 /// A key with its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Setting {
+pub struct ShownSetting {
     /// Section and key: `crm.server`.
     pub key: &'static str,
     /// The value, without its secret parts; none when the key is not set.
@@ -19,16 +19,16 @@ pub struct Setting {
 }
 
 /// Every key, in the order of the table.
-pub(super) fn settings(raw: &Raw, config: &Config) -> Vec<Setting> {
+pub(super) fn settings(raw: &Raw, config: &Config) -> Vec<ShownSetting> {
     let keys = KEYS.iter().map(|key| setting(raw, config, key));
     keys.chain(lists(raw, config)).collect()
 }
 
 /// What is no single key: the bindings and the rules, each by its name.
-fn lists(raw: &Raw, config: &Config) -> [Setting; 2] {
+fn lists(raw: &Raw, config: &Config) -> [ShownSetting; 2] {
     let listed = |key, names: Vec<&str>, source: Option<String>| {
         let value = (!names.is_empty()).then(|| format!("{}: {}", names.len(), names.join(", ")));
-        Setting { key, source: source.filter(|_| value.is_some()), value }
+        ShownSetting { key, source: source.filter(|_| value.is_some()), value }
     };
     let file = config.events.rules_file.as_ref().map(|file| file.path().display().to_string());
     let written = |table: &Option<(toml::Value, String)>| table.as_ref().map(|(_, source)| source.clone());
@@ -46,7 +46,7 @@ fn lists(raw: &Raw, config: &Config) -> [Setting; 2] {
     ]
 }
 
-fn setting(raw: &Raw, config: &Config, key: &Key) -> Setting {
+fn setting(raw: &Raw, config: &Config, key: &Key) -> ShownSetting {
     if let Some(setting) = in_rules_file(config, key.name) {
         return setting;
     }
@@ -55,11 +55,11 @@ fn setting(raw: &Raw, config: &Config, key: &Key) -> Setting {
         true => hidden(config, key.name),
         false => written.entries.join(","),
     });
-    Setting { key: key.name, value, source: written.map(|written| written.source.clone()) }
+    ShownSetting { key: key.name, value, source: written.map(|written| written.source.clone()) }
 }
 
 /// A key of `[events]` that the rules file sets.
-fn in_rules_file(config: &Config, key: &'static str) -> Option<Setting> {
+fn in_rules_file(config: &Config, key: &'static str) -> Option<ShownSetting> {
     let events = &config.events;
     let file = events.rules_file.as_ref()?;
     let name = key.strip_prefix("events.").filter(|name| events.in_rules_file.contains(name))?;
@@ -67,7 +67,7 @@ fn in_rules_file(config: &Config, key: &'static str) -> Option<Setting> {
         "unmatched" => events.unmatched.as_str().to_owned(),
         _ => events.holidays.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
     };
-    Some(Setting { key, value: Some(value), source: Some(file.path().display().to_string()) })
+    Some(ShownSetting { key, value: Some(value), source: Some(file.path().display().to_string()) })
 }
 
 /// The parts of a secret key that are not secret.

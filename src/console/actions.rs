@@ -182,7 +182,7 @@ fn counted(plan: &ActionPlan, what: &str) -> Vec<String> {
     for (why, count, _) in &plan.excluded {
         lines.push(why.sentence(*count));
     }
-    if let Some(why) = &plan.unasked {
+    if let Some(why) = &plan.ledger_error {
         lines.push(format!("The ledger could not be asked ({why}). The worker asks its own before it sends."));
     }
     lines
@@ -215,13 +215,17 @@ impl App {
     /// Continues the actions that ran when the console ended.
     pub(crate) fn resume(self: &Arc<Self>) -> Result<(), String> {
         for action in self.store.actions(Some("running"), 100)? {
-            tracing::info!(action = action.id, what = action.what, "going on with an action");
+            tracing::info!(
+                action = action.id,
+                what = action.what,
+                "continuing an action that ran when the console ended"
+            );
             self.carry_out(action);
         }
         Ok(())
     }
 
-    /// Stops an action. Says whether it was running.
+    /// Stops an action. Returns whether it was running.
     pub(crate) fn cancel(&self, id: &str) -> bool {
         let stops = self.running.stops.lock().unwrap_or_else(PoisonError::into_inner);
         let stop = stops.get(id).filter(|stop| !stop.is_cancelled());
@@ -236,7 +240,7 @@ impl App {
         self.running.stops.lock().unwrap_or_else(PoisonError::into_inner).insert(action.id.clone(), stop.clone());
         self.tasks.spawn(async move {
             if let Err(why) = app.run(&action, &stop).await {
-                tracing::error!(action = action.id, why, "an action could not be kept");
+                tracing::error!(action = action.id, why, "the progress of an action could not be read or saved in console.state; check its disk and permissions");
             }
             app.running.stops.lock().unwrap_or_else(PoisonError::into_inner).remove(&action.id);
         });

@@ -38,13 +38,13 @@ pub(crate) enum Role {
 
 /// The `login` of a session in a console without passwords.
 pub(crate) const LOCAL: &str = "local";
-/// What a session of a trusted proxy's user began with.
+/// The `login` of a session whose user a trusted proxy named.
 pub(crate) const PROXY: &str = "proxy";
 
-/// What became of a name and a password.
+/// The result of checking a name and a password.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Checked {
-    /// They are right. Has what the session begins with.
+    /// They are right. Holds the `login` of the new session.
     Right(String),
     Wrong,
     /// They were not checked: the address must wait for so long.
@@ -60,7 +60,7 @@ struct Login {
 }
 
 impl Login {
-    /// Tells it from all other lines, in hexadecimal.
+    /// A digest that identifies this line, in hexadecimal.
     fn digest(&self) -> String {
         let hash = Sha256::new().chain_update(self.hash.expose_secret());
         hex(&hash.chain_update(self.name.as_deref().unwrap_or_default()).finalize())
@@ -106,8 +106,8 @@ impl Auth {
         delay(*count).checked_sub(at.elapsed()).filter(|left| !left.is_zero())
     }
 
-    /// The role of a session, by what it began with. None where it is no longer valid: its password or its user was removed from the
-    /// files, or passwords are needed now.
+    /// The role of a session with this `login`. None if the session is no longer valid: its password or its user was removed from
+    /// the files, or passwords are needed now.
     pub(crate) fn role(&self, login: &str) -> Option<Role> {
         match login {
             LOCAL => (!self.is_needed()).then_some(Role::Operator),

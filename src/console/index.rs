@@ -78,8 +78,8 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// Whether a list of its messages can be shown. An empty list of an old reading says nothing when the last reading
-    /// failed.
+    /// Whether a list of its messages can be shown. If the last reading failed, an empty list of an older one proves
+    /// nothing.
     pub(crate) fn knows(&self, is_empty: bool) -> bool {
         self.snapshot.is_some() && !(is_empty && self.failure.is_some())
     }

@@ -118,7 +118,7 @@ pub(crate) async fn guard(
             request.extensions_mut().insert(visitor);
         }
         None if open => {
-            request.extensions_mut().insert(Stranger(address));
+            request.extensions_mut().insert(NoSession(address));
         }
         None => {
             // Only a GET has a page that the login can lead back to.
@@ -141,7 +141,7 @@ pub(crate) async fn guard(
 
 /// A visitor who has not logged in.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Stranger(pub(crate) IpAddr);
+pub(crate) struct NoSession(pub(crate) IpAddr);
 
 /// The session cookie. An empty session deletes it.
 pub(crate) fn session_cookie(base: &str, session: &str, is_secure: bool) -> String {

@@ -36,7 +36,7 @@ pub(crate) struct Store(Mutex<Connection>, #[expect(dead_code, reason = "it is h
 pub(crate) struct Session {
     pub(crate) id: String,
     pub(crate) name: String,
-    /// What it began with, see [`Auth::role`](super::auth::Auth::role).
+    /// How its visitor logged in, see [`Auth::role`](super::auth::Auth::role).
     pub(crate) login: String,
     /// What each form of this session carries.
     pub(crate) form: String,

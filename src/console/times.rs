@@ -29,7 +29,7 @@ impl When {
         }
     }
 
-    /// For a probe: it needs a message, so that a probe that is due waits for one.
+    /// The time of the next probe. A probe needs a message, so one that is due is sent with the next message.
     pub(crate) fn of_probe(self, now: Timestamp) -> Self {
         let is_due = self.utc.parse::<Timestamp>().is_ok_and(|at| at <= now);
         let relative = if is_due { "with the next message".to_owned() } else { self.relative };

@@ -73,7 +73,7 @@ impl Call {
 
 /// The answer to a call.
 #[derive(Clone, Debug)]
-pub struct Exchange {
+pub struct HttpExchange {
     /// The answer as the worker classifies it.
     pub result: HttpResult,
     /// Status line, headers and connection; none without an answer.
@@ -120,7 +120,7 @@ impl Exchanger {
     ///
     /// # Errors
     /// It cannot be written as an HTTP request, so nothing was sent.
-    pub async fn send(&self, call: &Call, token: &SecretString) -> Result<Exchange, String> {
+    pub async fn send(&self, call: &Call, token: &SecretString) -> Result<HttpExchange, String> {
         let mut token = HeaderValue::from_str(token.expose_secret())
             .map_err(|_| "the token holds characters that an HTTP header cannot carry")?;
         token.set_sensitive(true);
@@ -137,7 +137,7 @@ impl Exchanger {
             }
             Err(error) => (failed(&error, &self.peer), None, None),
         };
-        Ok(Exchange { result, head, to_head, total: sent.elapsed() })
+        Ok(HttpExchange { result, head, to_head, total: sent.elapsed() })
     }
 }
 

@@ -3,7 +3,7 @@
 use jiff::civil::DateTime;
 use serde_json::{Map, Value};
 
-use super::own::{ID, id_of};
+use super::test_task::{ID, id_of};
 
 /// A byte-order mark as text.
 const BYTE_ORDER_MARK: char = '\u{feff}';

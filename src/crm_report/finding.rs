@@ -3,9 +3,9 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::own::{ID, id_of};
 use super::plan::ReportPlan;
 use super::run::{Run, Step};
+use super::test_task::{ID, id_of};
 use crate::config;
 
 /// How far a finding can be trusted. Each question says which answers make it certain.

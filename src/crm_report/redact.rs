@@ -9,10 +9,10 @@ mod words;
 use serde_json::Value;
 
 use super::body::{Body, Form};
-use super::own::{ID, OwnTask, id_of};
 use super::plan::ReportPlan;
 use super::run::Run;
 use super::secrets::{REMOVED, Secrets, is_secret_name};
+use super::test_task::{ID, OwnTask, id_of};
 use crate::config;
 use words::Words;
 

@@ -10,11 +10,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::body::{Body, time};
-use super::own::{CREATED, ID, OwnTask};
 use super::plan::{MAX_CALLS, ReportPlan};
+use super::test_task::{CREATED, ID, OwnTask};
 use crate::clock::Clock;
 use crate::crm::classify::{Classified, HttpResult, Outcome, classify};
-use crate::crm::exchange::{Call, Exchange, Exchanger};
+use crate::crm::exchange::{Call, Exchanger, HttpExchange};
 use crate::message::failure::{CUT, shorten};
 
 /// Between an answer and the next call.
@@ -43,7 +43,7 @@ pub(super) struct Step {
     pub(super) at: Timestamp,
     /// How long after the answer to the insert it was sent.
     pub(super) after_insert: Option<Duration>,
-    pub(super) exchange: Exchange,
+    pub(super) exchange: HttpExchange,
     pub(super) classified: Classified,
     pub(super) body: Body,
     /// The task, if it is a search that found it.

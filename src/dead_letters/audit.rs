@@ -39,11 +39,11 @@ pub struct Record {
     pub filter: String,
     /// The ids of some of them.
     pub ids: Vec<String>,
-    /// How many messages it was for.
+    /// How many messages were selected for the action.
     pub count: u64,
-    /// How many messages it was done to.
+    /// How many messages it handled.
     pub done: u64,
-    /// How many stayed.
+    /// How many messages stayed on their queue.
     pub skipped: u64,
     /// The reason that was given.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -9,14 +9,14 @@ use crate::suggest::suggest;
 
 /// A field and its new value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
+pub struct FieldEdit {
     /// The field of the task.
     pub field: String,
     /// Its new value.
     pub value: Value,
 }
 
-impl Setting {
+impl FieldEdit {
     /// Reads `field=value`.
     ///
     /// # Errors
@@ -41,7 +41,7 @@ impl Setting {
 ///
 /// # Errors
 /// The body is not a JSON object, or has a field twice.
-pub fn set(body: &[u8], settings: &[Setting]) -> Result<Vec<u8>, String> {
+pub fn set(body: &[u8], settings: &[FieldEdit]) -> Result<Vec<u8>, String> {
     if settings.is_empty() {
         return Ok(body.to_vec());
     }
@@ -54,7 +54,7 @@ pub fn set(body: &[u8], settings: &[Setting]) -> Result<Vec<u8>, String> {
     Ok(text.into_bytes())
 }
 
-fn set_one(text: &str, Setting { field, value }: &Setting) -> Result<String, String> {
+fn set_one(text: &str, FieldEdit { field, value }: &FieldEdit) -> Result<String, String> {
     let Members(members) =
         serde_json::from_str(text).map_err(|error| format!("the body is not a JSON object: {error}"))?;
     for (at, (name, _)) in members.iter().enumerate() {
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     fn change(body: &str, settings: &[&str]) -> Result<String, String> {
-        let settings = settings.iter().map(|text| Setting::parse(text)).collect::<Result<Vec<_>, _>>()?;
+        let settings = settings.iter().map(|text| FieldEdit::parse(text)).collect::<Result<Vec<_>, _>>()?;
         set(body.as_bytes(), &settings).map(|body| String::from_utf8(body).unwrap())
     }
 

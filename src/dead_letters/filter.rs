@@ -138,7 +138,7 @@ impl Filter {
                 }
                 "doubt" => filter.in_doubt = Some(value == "yes"),
                 "again" => filter.failed_again = value == "yes",
-                // Of the page that shows the messages.
+                // These belong to the console's page, not to the filter.
                 "view" | "page" => {}
                 other => return Err(format!("there is no filter {other:?}")),
             }
@@ -248,8 +248,8 @@ mod tests {
     fn filter_requires_every_condition() {
         let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
         let named = entry(Some("m-1"), "rejected", "owner: the OWNER is inactive", Some("2026-01-01T11:00:00.000Z"));
-        let nameless = entry(None, "expired", "too old", None);
-        let derived = nameless.0.id.to_string();
+        let without_id = entry(None, "expired", "too old", None);
+        let derived = without_id.0.id.to_string();
         let is =
             |filter: &Filter, (entry, body): &(ListEntry, Vec<u8>)| filter.takes(entry, now, || Cow::Borrowed(body));
         let hours = |hours: u64| Some(Duration::from_secs(hours * 3_600));
@@ -273,7 +273,7 @@ mod tests {
             (Filter { id: vec![derived], ..none.clone() }, [false, true]),
             (Filter { id: vec!["m-1".into()], kind: vec!["expired".into()], ..none.clone() }, [false, false]),
         ] {
-            assert_eq!([is(&filter, &named), is(&filter, &nameless)], takes, "{filter:?}");
+            assert_eq!([is(&filter, &named), is(&filter, &without_id)], takes, "{filter:?}");
             assert_eq!(Filter::from_query(&filter.query()).as_ref(), Ok(&filter), "{}", filter.query());
         }
     }

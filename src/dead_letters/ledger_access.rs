@@ -38,7 +38,7 @@ pub enum CreationState {
     InDoubt,
     /// Its task was created.
     Created,
-    /// Its id created the task of another body.
+    /// Its id was used for another body, whose task was created.
     IdTaken,
 }
 

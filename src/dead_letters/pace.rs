@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// The time between two messages, and when the next one is due.
+/// The time between two messages, and when the next one is due; none without a limit.
 pub(super) struct Pace(Option<(Duration, Instant)>);
 
 impl Pace {
@@ -35,7 +35,7 @@ mod tests {
         let mut pace = Pace::new(Some(2.0));
         for halves in 0..4 {
             pace.due().await;
-            // Asking does not use the turn up.
+            // `due` alone starts no interval.
             pace.due().await;
             pace.taken();
             assert_eq!(began.elapsed().as_millis() / 100, halves * 5);

@@ -77,7 +77,7 @@ pub enum ExclusionReason {
     Created,
     /// Somebody found its task in the CRM.
     FoundInCrm,
-    /// Its id created the task of another body.
+    /// Its id was used for another body, whose task was created.
     IdTaken,
     /// It is still invalid after the edit.
     Refused,
@@ -91,7 +91,7 @@ impl ExclusionReason {
         format!("{} {stay}: {}", grouped(count), self.words(count))
     }
 
-    /// Why, for this many messages.
+    /// The reason in words, for this many messages.
     #[must_use]
     pub fn words(self, count: u64) -> String {
         let (their, them) = (either(count, "its", "their"), either(count, "it", "them"));
@@ -101,7 +101,7 @@ impl ExclusionReason {
             Self::FoundInCrm => {
                 format!("somebody found {their} task in the CRM and checked that off in the console, under In doubt")
             }
-            Self::IdTaken => format!("{their} id created the task of another body"),
+            Self::IdTaken => format!("{their} id was used before for another body, whose task exists"),
             Self::Refused => format!("the worker refuses {them} after the change, too"),
         }
     }
@@ -140,7 +140,7 @@ pub struct ActionPlan {
     /// One of the reasons why the worker refuses messages after the edit.
     pub refused: Option<String>,
     /// Why the ledger could not be asked.
-    pub unasked: Option<String>,
+    pub ledger_error: Option<String>,
 }
 
 impl ActionPlan {
@@ -176,7 +176,7 @@ impl ActionPlan {
         let mut counting = Counting::default();
         for some in candidates.chunks(AT_A_TIME) {
             let states = counting.ask(some, ledger).await;
-            if let Some(why) = counting.plan.unasked.take() {
+            if let Some(why) = counting.plan.ledger_error.take() {
                 return Err(why);
             }
             let those = some.iter().zip(states).filter(|(_, creation)| *creation == CreationState::Created);
@@ -244,15 +244,15 @@ impl ActionPlan {
 struct Counting {
     plan: ActionPlan,
     /// How often each message without an id was seen.
-    nameless: HashMap<u128, u64>,
+    without_id: HashMap<u128, u64>,
 }
 
 impl Counting {
     async fn ask(&mut self, some: &[Candidate], ledger: &LedgerAccess) -> Vec<CreationState> {
         let ids: Vec<String> = some.iter().map(|candidate| candidate.id.to_string()).collect();
         // The ledger is asked once. The worker asks its own ledger again before it sends.
-        let entries = match &self.plan.unasked {
-            None => ledger.get(&ids).await.map_err(|why| self.plan.unasked = Some(why)).ok(),
+        let entries = match &self.plan.ledger_error {
+            None => ledger.get(&ids).await.map_err(|why| self.plan.ledger_error = Some(why)).ok(),
             Some(_) => None,
         };
         let entries = entries.unwrap_or_default();
@@ -267,7 +267,7 @@ impl Counting {
             CreationState::Created => Some(ExclusionReason::Created),
             CreationState::IdTaken if allowed.new_id => None,
             CreationState::IdTaken => Some(ExclusionReason::IdTaken),
-            // The operator's permission is for messages that nobody has looked up.
+            // The operator may include messages in doubt. That is not meant for one whose task somebody has found in the CRM.
             CreationState::InDoubt | CreationState::NotCreated if candidate.found_in_crm => {
                 Some(ExclusionReason::FoundInCrm)
             }
@@ -291,7 +291,7 @@ impl Counting {
         plan.refused_again += u64::from(candidate.refused.is_some());
         let mut is_first = true;
         if !candidate.has_id {
-            let alike = self.nameless.entry(candidate.fingerprint).or_default();
+            let alike = self.without_id.entry(candidate.fingerprint).or_default();
             *alike += 1;
             is_first = *alike == 1;
         }
@@ -323,7 +323,7 @@ impl Counting {
     }
 
     fn done(mut self) -> ActionPlan {
-        self.plan.alike = self.nameless.values().filter(|count| **count > 1).sum();
+        self.plan.alike = self.without_id.values().filter(|count| **count > 1).sum();
         self.plan.excluded.sort_by_key(|(why, ..)| *why);
         self.plan
     }
@@ -364,7 +364,7 @@ mod tests {
             vec![doubtful, refused, candidate(3, Some("c"))]
         };
         let plan = ActionPlan::replay(candidates(), &unavailable, Allowed::default()).await;
-        assert_eq!((plan.count(), plan.in_doubt, plan.unasked.as_deref()), (1, 0, Some("no ledger")));
+        assert_eq!((plan.count(), plan.in_doubt, plan.ledger_error.as_deref()), (1, 0, Some("no ledger")));
         assert_eq!(plan.staying(ExclusionReason::InDoubt).0, 1);
         assert_eq!((plan.staying(ExclusionReason::Refused).0, plan.refused.as_deref()), (1, Some("name: is missing")));
         let allowed = Allowed { in_doubt: true, refused: true, new_id: false };

@@ -15,11 +15,11 @@ use tokio_util::task::TaskTracker;
 
 use super::copy;
 pub use super::copy::Edited;
-use super::edit::{self, Setting};
+use super::edit::{self, FieldEdit};
 use super::fetched::FetchedMessage;
 use super::ledger_access::LedgerAccess;
 use super::pace::Pace;
-use super::scan::{Stop, worn};
+use super::scan::{Stop, near_delivery_limit};
 use super::{DeadLetters, Source};
 use crate::broker::publisher::Publisher;
 use crate::broker::queue_scan::{QueueScan, WINDOW};
@@ -37,7 +37,7 @@ pub enum MessageAction {
     /// It is sent to the work queue.
     Replay {
         /// Fields that are set.
-        set: Vec<Setting>,
+        set: Vec<FieldEdit>,
         /// The whole new body.
         body: Option<Vec<u8>>,
         /// The headers that describe the edit.
@@ -77,7 +77,7 @@ impl MessageAction {
 /// The result for one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Handled {
-    /// It was copied, and removed from its queue.
+    /// It was removed from its queue, after RabbitMQ confirmed its copy. A discard for good makes no copy.
     Done,
     /// It was copied, but RabbitMQ may not have received the ack, so the original may still be there.
     AckLost,
@@ -88,7 +88,7 @@ pub enum Handled {
 /// The result of an action.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunResult {
-    /// Messages that were copied and acked.
+    /// Messages that were removed from their queue.
     pub done: u64,
     /// Messages that were copied but may still be there.
     pub ack_lost: u64,
@@ -319,7 +319,7 @@ impl FilteredScan<'_> {
                 Err(error) => return Some(Err(self.run.dead_letters.explain(self.source, Stop::Broker(error)).0)),
             };
             let found = FetchedMessage::new(self.source, message);
-            if let Some(why) = worn(&found, self.limit) {
+            if let Some(why) = near_delivery_limit(&found, self.limit) {
                 return Some(Err(why));
             }
             let print = found.fingerprint();
@@ -361,7 +361,7 @@ async fn act(run: &Run<'_>, publisher: &Publisher, found: &FetchedMessage) -> Re
             if is_created && edited.new_id.is_none() {
                 return Ok(Handled::Skipped("created since the count"));
             }
-            // A message that gets a new id because its own is taken: the created task and the check mark are another's.
+            // If the task was created, the message gets a new id here: task and check mark belong to another message.
             if !is_created && (run.found_in_crm)(id)? {
                 return Ok(Handled::Skipped("found in the CRM since the count, and checked off in the console"));
             }
@@ -375,7 +375,7 @@ async fn act(run: &Run<'_>, publisher: &Publisher, found: &FetchedMessage) -> Re
     };
     let sent = tokio::select! {
         sent = publisher.publish(queue, body, properties) => sent.map_err(|error| refusal(queue, &error)),
-        () = run.finish_time_is_over() => Err("the broker did not confirm its copy in time".to_owned()),
+        () = run.finish_time_is_over() => Err("RabbitMQ did not confirm its copy in time".to_owned()),
     };
     sent.map(|()| Handled::Done).map_err(|why| {
         format!(

@@ -191,7 +191,7 @@ async fn read(
         };
         scanned.seen += 1;
         let found = FetchedMessage::new(source, delivery.message);
-        if let Some(why) = worn(&found, limit) {
+        if let Some(why) = near_delivery_limit(&found, limit) {
             scanned.partial = Some(why);
             return Ok(false);
         }
@@ -214,7 +214,7 @@ fn read_of(seen: u64, expected: u64) -> String {
 }
 
 /// Why reading must stop at this message: RabbitMQ drops a message that was delivered too often.
-pub(super) fn worn(found: &FetchedMessage, limit: i64) -> Option<String> {
+pub(super) fn near_delivery_limit(found: &FetchedMessage, limit: i64) -> Option<String> {
     let count = found.message.delivery_count();
     (count > limit).then(|| {
         format!(

@@ -15,7 +15,7 @@ const THROTTLED: (Duration, Duration) = (Duration::from_millis(200), Duration::f
 
 /// Why a token is not used now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Suspended {
+pub enum UnusableReason {
     /// Its daily quota is used up.
     Quota,
     /// The CRM does not accept it.
@@ -24,7 +24,7 @@ pub enum Suspended {
     Throttled,
 }
 
-impl Suspended {
+impl UnusableReason {
     /// Every reason.
     pub const ALL: [Self; 3] = [Self::Quota, Self::Unauthorized, Self::Throttled];
 
@@ -47,7 +47,7 @@ pub struct TokenState {
     /// Requests that it may have open at a time.
     pub slots: usize,
     /// Why it is not used now.
-    pub suspended: Option<Suspended>,
+    pub suspended: Option<UnusableReason>,
     /// When it is used or tried again, if it is not used now.
     pub until: Option<Timestamp>,
     /// Calls a day, once the CRM has said so.
@@ -64,7 +64,7 @@ struct Token {
     secret: Arc<SecretString>,
     in_use: usize,
     throttled_until: Option<Instant>,
-    breaker: Breaker<Suspended>,
+    breaker: Breaker<UnusableReason>,
     throttle_wait: Backoff,
     quota_limit: Option<u64>,
     /// Calls left, and until when that is true.
@@ -73,7 +73,7 @@ struct Token {
 
 /// A slot that was taken.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct TakenSlot {
     pub(super) secret: Arc<SecretString>,
     /// The half-open request of a suspended token.
     pub(super) half_open: Option<HalfOpenId>,
@@ -122,7 +122,7 @@ impl Tokens {
         let state = |token: &Token| TokenState {
             in_use: token.in_use,
             slots: self.slots,
-            suspended: token.breaker.cause().or(token.throttled_until.map(|_| Suspended::Throttled)),
+            suspended: token.breaker.cause().or(token.throttled_until.map(|_| UnusableReason::Throttled)),
             until: token.next_use().and_then(time),
             quota_limit: token.quota_limit,
             quota_left: token.quota_left.map(|(left, _)| left),
@@ -143,20 +143,20 @@ impl Tokens {
 
     /// Why no token is in use; none while one is.
     #[must_use]
-    pub fn all_suspended(&self) -> Option<Suspended> {
+    pub fn all_suspended(&self) -> Option<UnusableReason> {
         let causes = || self.list.iter().map(|token| token.breaker.cause());
         if causes().any(|cause| cause.is_none()) {
             return None;
         }
-        Some(if causes().any(|cause| cause == Some(Suspended::Quota)) {
-            Suspended::Quota
+        Some(if causes().any(|cause| cause == Some(UnusableReason::Quota)) {
+            UnusableReason::Quota
         } else {
-            Suspended::Unauthorized
+            UnusableReason::Unauthorized
         })
     }
 
     /// Takes a free slot of a usable token, or of a suspended one whose next try is due.
-    pub(super) fn take(&mut self, now: Instant) -> Option<Taken> {
+    pub(super) fn take(&mut self, now: Instant) -> Option<TakenSlot> {
         // While no token is in use, one request at a time finds out whether one works again.
         if self.all_suspended().is_some() && self.list.iter().any(|token| token.breaker.has_half_open()) {
             return None;
@@ -174,13 +174,13 @@ impl Tokens {
             }
             self.next = at + 1;
             let half_open = token.breaker.cause().is_some().then(|| token.breaker.start_half_open());
-            return Some(Taken { secret: Arc::clone(&token.secret), half_open });
+            return Some(TakenSlot { secret: Arc::clone(&token.secret), half_open });
         }
         None
     }
 
     /// Whether the token of a slot is neither throttled nor suspended now, or the slot is for its half-open request.
-    pub(super) fn is_usable(&mut self, taken: &Taken, now: Instant) -> bool {
+    pub(super) fn is_usable(&mut self, taken: &TakenSlot, now: Instant) -> bool {
         self.find(&taken.secret).is_none_or(|token| {
             let is_half_open_request = taken.half_open.is_some_and(|half_open| token.breaker.is_half_open(half_open));
             token.throttled_until.is_none_or(|until| until <= now)
@@ -189,7 +189,7 @@ impl Tokens {
     }
 
     /// Gives a slot back. A request that was not sent has cost no call.
-    pub(super) fn release(&mut self, taken: &Taken, was_sent: bool) {
+    pub(super) fn release(&mut self, taken: &TakenSlot, was_sent: bool) {
         if let Some(token) = self.find(&taken.secret) {
             token.in_use = token.in_use.saturating_sub(1);
             if !was_sent && let Some((left, _)) = &mut token.quota_left {
@@ -203,10 +203,10 @@ impl Tokens {
     }
 
     /// The CRM accepted the token. Only the half-open request ends a suspension: other answers may be of requests sent before.
-    pub(super) fn accepted(&mut self, taken: &Taken) {
+    pub(super) fn accepted(&mut self, taken: &TakenSlot) {
         if let Some(token) = self.find(&taken.secret) {
             if taken.half_open.is_some_and(|half_open| token.breaker.is_half_open(half_open)) {
-                if token.breaker.cause() == Some(Suspended::Quota) {
+                if token.breaker.cause() == Some(UnusableReason::Quota) {
                     token.quota_left = None;
                 }
                 token.breaker.close();
@@ -219,7 +219,7 @@ impl Tokens {
     }
 
     /// Too many requests at a time: the token waits for a growing time, at least for `hint`.
-    pub(super) fn throttle(&mut self, taken: &Taken, hint: Option<Duration>, now: Instant, chance: f64) {
+    pub(super) fn throttle(&mut self, taken: &TakenSlot, hint: Option<Duration>, now: Instant, chance: f64) {
         if let Some(token) = self.find(&taken.secret) {
             let wait = token.throttle_wait.next().max(hint.unwrap_or_default());
             token.throttled_until = token.throttled_until.max(Some(now + jittered(wait, chance)));
@@ -227,10 +227,16 @@ impl Tokens {
     }
 
     /// Suspends a token, for `lasts` if that is known.
-    pub(super) fn suspend(&mut self, secret: &SecretString, reason: Suspended, lasts: Option<Duration>, now: Instant) {
+    pub(super) fn suspend(
+        &mut self,
+        secret: &SecretString,
+        reason: UnusableReason,
+        lasts: Option<Duration>,
+        now: Instant,
+    ) {
         if let Some(token) = self.find(secret) {
             let until = lasts.map(|lasts| now + lasts);
-            if reason == Suspended::Quota {
+            if reason == UnusableReason::Quota {
                 token.quota_left = until.map(|reset| (0, reset));
             }
             token.breaker.trip_until(reason, until, now);

@@ -112,7 +112,7 @@ pub struct Entry {
     pub attempts: u32,
     /// Orphans in a row: claims whose owner ended before it recorded a result.
     pub orphans: u32,
-    /// The latest replay that was claimed, with the highest count so far: other messages with the same id can be replayed, too.
+    /// The replay that was claimed last, with the highest count so far: other messages with the same id can be replayed, too.
     pub replay: Option<ReplayMark>,
     /// The ledger's [`epoch`](super::Ledger::epoch) at the last change.
     pub epoch: u32,
@@ -184,7 +184,7 @@ pub enum Change {
 /// The result of a [`Change`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// It was carried out, now or when it was given before. Holds the entry after it, if there is one.
+    /// It was carried out, now or by an earlier call with the same change. Holds the entry after it, if there is one.
     Done(Option<Entry>),
     /// The claim was not made, because the entry is not the expected one. Holds the entry that is there.
     Conflict(Option<Entry>),
@@ -254,7 +254,7 @@ fn withdraw(entry: Option<Entry>, new: &NewClaim) -> Entry {
     // The owner of an open claim will record whether the task exists.
     if new.in_doubt && after.claim.is_none() && after.result != KnownResult::Created {
         (after.result, after.doubted) = (KnownResult::InDoubt, true);
-        // A replay that was claimed stays known.
+        // An earlier replay must not replace a later one that was claimed.
         let count = |replay: &Option<ReplayMark>| replay.as_ref().map(|replay| replay.count);
         if count(&new.replay) > count(&after.replay) {
             after.keep_replay(new);
@@ -305,7 +305,7 @@ fn finish(entry: Option<&Entry>, id: ClaimId, digest: Digest, result: AttemptRes
 }
 
 impl Entry {
-    /// Keeps which replay is claimed, with the highest count of all.
+    /// Stores which replay was claimed last, with the highest replay count so far.
     fn keep_replay(&mut self, new: &NewClaim) {
         if let Some(ReplayMark { failed_at, count }) = new.replay.clone() {
             let highest = self.replay.as_ref().map_or(0, |last| last.count);

@@ -176,8 +176,8 @@ impl RedisLedger {
         let replication = info.lines().find_map(|line| line.trim().strip_prefix("master_replid:"));
         let is_same = replication.is_some_and(|id| text("replication") == id);
         if !is_same && !self.is_read_only {
-            // The epoch also grows while nothing is proven, because a queue that is half drained must then be drained again. A
-            // new ledger has lost nothing.
+            // The epoch grows even if the ledger proves nothing now: the queue must be drained again from the start. A new ledger
+            // has lost nothing, so its epoch stays.
             let has_lost = about.proves_unsent || !text("replication").is_empty() || replication.is_none();
             let seen = about.clone();
             about.epoch += u32::from(has_lost);
@@ -249,8 +249,8 @@ impl RedisLedger {
                     *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     seen = self.read(key).await?;
                     if let Change::Claim { new, .. } = change {
-                        // What the ledger proved when this was decided no longer holds. But if only the claim's answer was
-                        // lost, the claim is there.
+                        // The decision used a proof that no longer holds, so the claim conflicts; unless it was written
+                        // before, and only the answer was lost.
                         let entry = self.decode(&seen)?;
                         let open = entry.as_ref().and_then(|entry| entry.claim);
                         let is_there = open.is_some_and(|open| open.id == new.claim.id);
@@ -262,7 +262,7 @@ impl RedisLedger {
         Err(self.manager.contended())
     }
 
-    /// Replaces an entry, if it is still what was `seen` and, where an `epoch` is given, the ledger is still in that epoch.
+    /// Replaces an entry if it still is what was `seen`. If `epoch` is given, the ledger must also still be in that epoch.
     async fn replace(&self, key: &Key, seen: &str, after: &Entry, epoch: Option<u32>) -> Result<Replaced, LedgerError> {
         let is_claimed = after.claim.is_some();
         let score = if is_claimed { "+inf".to_owned() } else { after.at.as_millisecond().to_string() };

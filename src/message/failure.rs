@@ -55,7 +55,7 @@ pub enum Kind {
     Unknown,
     /// Older than `task.max_age`.
     Expired,
-    /// Processing it panicked, or five workers in a row ended while they sent it (`worker::decide::POISON`).
+    /// Processing it panicked, or five workers in a row ended while they sent it (`worker::decide::POISON_ORPHANS`).
     Poison,
     /// The body is larger than a task message may be.
     TooLarge,

@@ -278,7 +278,7 @@ impl RetryState {
         headers
     }
 
-    /// The headers by which a replay of which no attempt was made stays the same replay while it is held.
+    /// Headers for the held copy of a replay without an attempt so far, so that it stays the same replay.
     #[must_use]
     pub fn replay_headers(&self) -> Vec<(&'static str, HeaderValue)> {
         if !self.is_replay || self.attempts > 0 {

@@ -17,10 +17,10 @@ use sha2::{Digest as _, Sha256};
 use crate::config::{self, Events, Problem, Unmatched};
 use crate::message::failure::{Failure, Kind, Stage, shorten};
 
-mod clock;
 mod compile;
 mod condition;
 mod context;
+mod date_text;
 mod evaluate;
 mod explain;
 mod field_value;

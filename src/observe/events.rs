@@ -24,7 +24,7 @@ use crate::message::disposition::{Disposition, Settlement};
 use crate::message::failure::{Kind, shorten};
 use crate::message::mapper::Mapper;
 use crate::message::reference::Reference;
-use crate::observe::failing::Failing;
+use crate::observe::failing::FailureLog;
 pub use crate::observe::metrics::Counts;
 use crate::observe::metrics::Metrics;
 use crate::observe::watched_files::WatchedFiles;
@@ -64,7 +64,7 @@ pub struct Settled<'a> {
 pub struct Events {
     metrics: Metrics,
     registry: Registry,
-    failing: Failing,
+    failing: FailureLog,
     last: Mutex<Last>,
     /// The last settled messages, the newest first.
     recent: Mutex<VecDeque<Recent>>,

@@ -7,7 +7,7 @@ use crate::clock::{Clock, rfc3339};
 use crate::observe::logs::Repeated;
 
 /// The failures that repeat until RabbitMQ, the ledger or a queue works again.
-pub(super) struct Failing(Mutex<State>);
+pub(super) struct FailureLog(Mutex<State>);
 
 struct State {
     connection: Repeated,
@@ -16,7 +16,7 @@ struct State {
     copies: HashMap<String, Repeated>,
 }
 
-impl Default for Failing {
+impl Default for FailureLog {
     fn default() -> Self {
         let repeated = |what| Repeated::new(what, Clock::system());
         Self(Mutex::new(State {
@@ -27,7 +27,7 @@ impl Default for Failing {
     }
 }
 
-impl Failing {
+impl FailureLog {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -22,7 +22,7 @@ const FARTHEST: SignedDuration = SignedDuration::from_hours(24 * 30);
 
 /// Counts at one point in time.
 #[derive(Clone, Copy, Debug)]
-pub struct Sample {
+pub struct CountsAt {
     /// The time.
     pub at: Instant,
     /// Messages that ended: created, already created, skipped, dead-lettered.
@@ -33,7 +33,7 @@ pub struct Sample {
 
 /// The samples of the last minutes.
 #[derive(Debug, Default)]
-pub struct Rates(VecDeque<Sample>);
+pub struct Rates(VecDeque<CountsAt>);
 
 /// Measured rates.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,7 +46,7 @@ pub struct Rate {
 
 impl Rates {
     /// Adds a sample and drops old ones.
-    pub fn add(&mut self, sample: Sample) {
+    pub fn add(&mut self, sample: CountsAt) {
         while self.0.front().is_some_and(|first| sample.at.duration_since(first.at) > WINDOW) {
             self.0.pop_front();
         }

@@ -13,7 +13,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::crm::classify::Outcome;
-use crate::gate::tokens::Suspended;
+use crate::gate::tokens::UnusableReason;
 use crate::gate::{BlockReason, Gate};
 use crate::message::disposition::Disposition;
 use crate::message::failure::Kind;
@@ -239,7 +239,7 @@ impl Metrics {
         );
         to.register(
             "publishes_unconfirmed",
-            "Retry copies and dead letters that the broker has not confirmed yet",
+            "Retry copies and dead letters that RabbitMQ has not confirmed yet",
             self.unconfirmed.clone(),
         );
         to.register("publish_failures", "Copies that were not confirmed at once", self.publish_failures.clone());
@@ -301,7 +301,7 @@ fn current(gate: &Gate) -> Registry {
         set(&in_use, count(state.in_use));
         set(&slots, count(state.slots));
         set(&until, state.until.map_or(0, Timestamp::as_second));
-        for reason in Suspended::ALL {
+        for reason in UnusableReason::ALL {
             let labels = SuspendedLabels { token, reason: reason.as_str() };
             suspended.get_or_create(&labels).set((state.suspended == Some(reason)).into());
         }

@@ -10,13 +10,13 @@ use crate::broker::depths::Depths;
 use crate::count::{counted, either, grouped};
 use crate::observe::forecast::Forecast;
 use crate::observe::status::Page;
-use crate::observe::workers::{Answer, NoPage};
+use crate::observe::workers::{StatusError, WorkerStatus};
 
 /// One of the workers.
 #[derive(Debug)]
 pub struct Member {
     /// Its address and its answer.
-    pub answer: Answer,
+    pub answer: WorkerStatus,
     /// `active`, `standby`, `active or standby (not known before its first message)`, `not connected` or `no answer`.
     pub role: &'static str,
 }
@@ -39,8 +39,8 @@ pub struct Overview {
 impl Overview {
     /// Builds the overview from the workers' answers and the queue counts. `dead` names the dead-letter queues.
     #[must_use]
-    pub fn new(queue: &str, dead: &[&str], answers: Vec<Answer>, depths: Result<Depths, BrokerError>) -> Self {
-        let answers: Vec<Answer> = answers.into_iter().map(|answer| of_queue(queue, answer)).collect();
+    pub fn new(queue: &str, dead: &[&str], answers: Vec<WorkerStatus>, depths: Result<Depths, BrokerError>) -> Self {
+        let answers: Vec<WorkerStatus> = answers.into_iter().map(|answer| of_queue(queue, answer)).collect();
         let roles = roles(&answers);
         let workers: Vec<Member> =
             answers.into_iter().zip(roles).map(|(answer, role)| Member { answer, role }).collect();
@@ -83,22 +83,22 @@ impl Overview {
 }
 
 /// The answer of a worker of this queue. What a worker of another queue answers is a problem.
-fn of_queue(queue: &str, answer: Answer) -> Answer {
+fn of_queue(queue: &str, answer: WorkerStatus) -> WorkerStatus {
     let page = answer.page.and_then(|page| match &page.queue {
         Some(other) if other != queue => {
             let why = format!("this worker serves the queue {other}, and broker.queue is {queue}");
-            Err(NoPage { why, is_other: true })
+            Err(StatusError { why, is_other: true })
         }
         Some(_) | None => Ok(page),
     });
-    Answer { page, ..answer }
+    WorkerStatus { page, ..answer }
 }
 
 /// The role of each worker: if one is active, the others stand by.
-fn roles(answers: &[Answer]) -> Vec<&'static str> {
-    let is_active = |answer: &Answer| answer.page.as_ref().is_ok_and(|page| page.role == "active");
+fn roles(answers: &[WorkerStatus]) -> Vec<&'static str> {
+    let is_active = |answer: &WorkerStatus| answer.page.as_ref().is_ok_and(|page| page.role == "active");
     let one_is_active = answers.iter().any(is_active);
-    let role = |answer: &Answer| match &answer.page {
+    let role = |answer: &WorkerStatus| match &answer.page {
         Err(_) => "no answer",
         Ok(page) if page.role == "active" => "active",
         Ok(page) if page.role == "not_connected" => "not connected",
@@ -165,7 +165,7 @@ fn no_worker(workers: &[Member], backlog: &str) -> String {
     let why = first.map(|(worker, no_page)| format!("{}: {}", worker.answer.address, no_page.why));
     let why = why.unwrap_or_else(|| "console.workers names no worker".to_owned());
     let advice = match first {
-        Some((_, NoPage { is_other: true, .. })) => {
+        Some((_, StatusError { is_other: true, .. })) => {
             "Correct console.workers: each address must be the admin.listen of a worker of this queue."
         }
         Some(_) | None => "Start a worker, or correct console.workers.",
@@ -213,10 +213,10 @@ mod tests {
     use super::*;
     use crate::observe::status::{BrokerStatus, GateStatus, LedgerStatus, Messages, TokenStatus};
 
-    fn answer(page: Result<Page, &str>) -> Answer {
-        Answer {
+    fn answer(page: Result<Page, &str>) -> WorkerStatus {
+        WorkerStatus {
             address: "w:9464".to_owned(),
-            page: page.map_err(|why| NoPage { why: why.to_owned(), is_other: false }),
+            page: page.map_err(|why| StatusError { why: why.to_owned(), is_other: false }),
         }
     }
 
@@ -234,12 +234,12 @@ mod tests {
     #[test]
     fn sentence_says_what_to_do_when_broker_or_ledger_is_down() {
         let unready = |why: &str| Page { ready: false, reason: Some(why.to_owned()), ..page("not_connected") };
-        let broker = Page { broker: BrokerStatus::default(), ..unready("not connected to the broker: refused") };
+        let broker = Page { broker: BrokerStatus::default(), ..unready("not connected to RabbitMQ: refused") };
         let ledger = Page { ledger: LedgerStatus::default(), ..unready("the ledger is not open: refused") };
         for (page, sentence) in [
             (
                 broker,
-                "Not working: not connected to the broker: refused. Is RabbitMQ running, and is broker.urls right? For \
+                "Not working: not connected to RabbitMQ: refused. Is RabbitMQ running, and is broker.urls right? For \
                  details run \"wolkvox-task-worker check --no-crm\".",
             ),
             (

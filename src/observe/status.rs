@@ -24,7 +24,7 @@ use crate::ledger::{Key, KeyPrefix, Ledger};
 use crate::message::mapper::Mapper;
 use crate::message::reference::Reference;
 use crate::observe::events::Events;
-use crate::observe::forecast::{Forecast, Quota, Rate, Rates, Sample, forecast};
+use crate::observe::forecast::{CountsAt, Forecast, Quota, Rate, Rates, forecast};
 use crate::observe::ledger_page::{LedgerEntry, LedgerPage};
 
 /// The most calls of `/ledger` that are answered in a second.
@@ -144,7 +144,7 @@ impl Status {
             return Some(format!("the ledger is not open: {why}"));
         }
         if let Some(why) = held(&self.unconnected) {
-            return Some(format!("not connected to the broker: {why}"));
+            return Some(format!("not connected to RabbitMQ: {why}"));
         }
         match self.gate.block_reason() {
             Some(reason @ (BlockReason::Misconfigured | BlockReason::Unauthorized | BlockReason::Ledger)) => {
@@ -207,7 +207,7 @@ impl Status {
         let done = created + settled("already_created") + settled("skipped") + failed;
         let backlog = depths.as_ref().map(|depths| self.backlog(depths));
         let mut measured = self.measured();
-        measured.rates.add(Sample { at: Instant::now(), settled: done, calls });
+        measured.rates.add(CountsAt { at: Instant::now(), settled: done, calls });
         measured.trend.add(self.clock.now(), created, failed, settled("retried"), backlog);
         measured.depths = depths;
     }

@@ -61,7 +61,7 @@ pub fn start(sources: &Sources) {
     }
     match OtlpExporter::builder().with_http().with_protocol(Protocol::HttpBinary).build() {
         Ok(exporter) => {
-            let exporter = Telling { exporter, failing: AtomicBool::new(false) };
+            let exporter = LoggingExporter { exporter, failing: AtomicBool::new(false) };
             let provider =
                 SdkTracerProvider::builder().with_resource(resource(set)).with_batch_exporter(exporter).build();
             let tracer = provider.tracer(env!("CARGO_PKG_NAME"));
@@ -97,12 +97,12 @@ pub async fn finish() {
 
 /// An exporter that logs once when it fails, and once when it works again.
 #[derive(Debug)]
-struct Telling {
+struct LoggingExporter {
     exporter: OtlpExporter,
     failing: AtomicBool,
 }
 
-impl SpanExporter for Telling {
+impl SpanExporter for LoggingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let exported = self.exporter.export(batch).await;
         let failed_before = self.failing.swap(exported.is_err(), Ordering::Relaxed);

@@ -29,16 +29,16 @@ pub struct Workers(Vec<Url>);
 
 /// A worker and its answer.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct WorkerStatus {
     /// Its address, without a path.
     pub address: String,
     /// Its status page, or why there is none.
-    pub page: Result<Page, NoPage>,
+    pub page: Result<Page, StatusError>,
 }
 
 /// Why there is no status page of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoPage {
+pub struct StatusError {
     /// The reason.
     pub why: String,
     /// Whether something answers at the address, so that starting a worker does not help.
@@ -53,15 +53,17 @@ impl Workers {
     }
 
     /// The status page of each worker.
-    pub async fn status(&self) -> Vec<Answer> {
+    pub async fn status(&self) -> Vec<WorkerStatus> {
         join_all(self.0.iter().map(async |url| {
             let page = match get(url, "/status").await {
-                Ok((200, body)) => serde_json::from_slice(&body)
-                    .map_err(|error| NoPage { why: format!("its status cannot be read: {error}"), is_other: true }),
-                Ok((status, _)) => Err(NoPage { why: format!("it answered HTTP {status}"), is_other: true }),
-                Err(why) => Err(NoPage { why, is_other: false }),
+                Ok((200, body)) => serde_json::from_slice(&body).map_err(|error| StatusError {
+                    why: format!("its status cannot be read: {error}"),
+                    is_other: true,
+                }),
+                Ok((status, _)) => Err(StatusError { why: format!("it answered HTTP {status}"), is_other: true }),
+                Err(why) => Err(StatusError { why, is_other: false }),
             };
-            Answer { address: shown(url), page }
+            WorkerStatus { address: shown(url), page }
         }))
         .await
     }
@@ -69,7 +71,7 @@ impl Workers {
     /// Those of the workers that answer and work on this queue; none if there are none.
     pub async fn of_queue(&self, queue: &str) -> Option<Self> {
         let answers = self.status().await.into_iter().zip(&self.0);
-        let is_ours = |answer: &Answer| matches!(&answer.page, Ok(page) if page.queue.as_deref() == Some(queue));
+        let is_ours = |answer: &WorkerStatus| matches!(&answer.page, Ok(page) if page.queue.as_deref() == Some(queue));
         let those: Vec<Url> = answers.filter(|(answer, _)| is_ours(answer)).map(|(_, url)| url.clone()).collect();
         (!those.is_empty()).then_some(Self(those))
     }

@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_the_same_from_the_same_seed() {
+    fn rules_draw_the_same_numbers_from_the_same_seed() {
         let half = r#"[{"action":"bom","probability":0.5}]"#;
         let draw = |faults: &mut Faults| -> Vec<bool> { (0..64).map(|_| faults.choose("").is_some()).collect() };
         let mut seven = faults(half, 7);

@@ -114,7 +114,7 @@ struct Report {
     report: String,
     version: u64,
     sandbox: Settings,
-    exchanges: Vec<Exchange>,
+    exchanges: Vec<RecordedExchange>,
 }
 
 #[derive(Deserialize)]
@@ -129,7 +129,7 @@ struct Settings {
 }
 
 #[derive(Deserialize)]
-struct Exchange {
+struct RecordedExchange {
     number: u64,
     #[serde(default)]
     request: Request,
@@ -189,7 +189,8 @@ pub fn parse(json: &[u8]) -> Result<Replay, Error> {
         }
     }
     // If no call reached the account, the report does not show how the account behaves.
-    let reached = |exchange: &Exchange| exchange.response.is_some() || exchange.no_answer != Some(Unanswered::NotSent);
+    let reached =
+        |exchange: &RecordedExchange| exchange.response.is_some() || exchange.no_answer != Some(Unanswered::NotSent);
     if !report.exchanges.iter().any(reached) {
         return Err(Error(
             "it cannot be replayed: no call of it reached the account, so it does not show how the account behaves. Its findings \
@@ -210,7 +211,7 @@ pub fn parse(json: &[u8]) -> Result<Replay, Error> {
 }
 
 /// The fields of the task, where this exchange sent it.
-fn sent_fields(exchange: &Exchange) -> Option<Map<String, Value>> {
+fn sent_fields(exchange: &RecordedExchange) -> Option<Map<String, Value>> {
     let mut body: Value = serde_json::from_str(exchange.request.body.as_deref()?).ok()?;
     match body.get_mut("fields").map(Value::take) {
         Some(Value::Object(fields)) => Some(fields),
@@ -223,7 +224,7 @@ const OF_THE_TRANSFER: [&str; 5] = ["content-length", "transfer-encoding", "cont
 
 /// What the sandbox repeats of an exchange: its answer, or that there was none. A report keeps only the beginning of a long body.
 /// The sandbox can repeat a refusal from that, but not a success.
-fn answer(call: &str, exchange: &Exchange) -> Result<Option<Answer>, Error> {
+fn answer(call: &str, exchange: &RecordedExchange) -> Result<Option<Answer>, Error> {
     let response = match (&exchange.response, exchange.no_answer) {
         (Some(response), _) if response.body_is_whole || !calls::has_task(call) => response,
         (None, Some(Unanswered::TimedOut)) => return Ok(Some(Answer::none(NoAnswer::Hang))),

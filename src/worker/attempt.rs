@@ -141,8 +141,8 @@ impl Worker {
         claimed
     }
 
-    /// Records that a message is in doubt, before it is dead-lettered for that or held. When its copy arrives, or RabbitMQ delivers
-    /// it again because its ack was lost, the ledger must not prove by then that nothing was sent.
+    /// Records that a message is in doubt, before it is dead-lettered or held. Otherwise the ledger may prove that nothing was sent
+    /// when the copy arrives later, or when RabbitMQ delivers the message again because its ack was lost.
     pub(super) async fn record_doubt(&self, d: &DeliveryContext<'_>, plan: &SendPlan) {
         if let (Some(key), true) = (d.key, plan.in_doubt) {
             let _ = self.recorder.record(key, Change::Withdraw(self.new_claim(d, plan))).await;

@@ -4,7 +4,7 @@ use crate::ledger::{Claim, Digest, Entry, KnownResult, ReplayMark};
 
 /// After this many orphans in a row a message is `poison`: each of the last workers that sent it ended without a result, so the
 /// message probably ends its worker. A panic also makes a message `poison`: see `after_panic` in `worker.rs`.
-pub const POISON: u32 = 5;
+pub const POISON_ORPHANS: u32 = 5;
 
 /// What is known of a delivery without the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub enum Decision {
     },
     /// A task exists for another body with the same id.
     Conflict,
-    /// Dead-letter it as `poison`: see [`POISON`]. Holds the number of attempts.
+    /// Dead-letter it as `poison`: see [`POISON_ORPHANS`]. Holds the number of attempts.
     Poison(u32),
     /// Another worker is sending it: read the ledger again later.
     InProgress,
@@ -109,8 +109,9 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &DeliveryFacts) -
         (Some(claim), ClaimOwner::Gone) => return Decision::Orphaned(claim),
         (None, _) => {}
     }
-    // A replay that was delivered before may have been sent before the replay that the entry knows, unless its count is higher.
-    let may_be_sent = |replay: &ReplayMark| {
+    // Whether this replay may have been sent before: its count is not above that of the entry's latest replay, and it is that
+    // replay, or RabbitMQ delivered it before.
+    let may_have_been_sent = |replay: &ReplayMark| {
         let is_known = |last: &ReplayMark| {
             replay.count <= last.count && (facts.delivered_before || replay.failed_at == last.failed_at)
         };
@@ -121,7 +122,7 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &DeliveryFacts) -
         attempts: facts.attempts,
         in_doubt: is_unproven,
         doubted: is_unproven || entry.doubted || facts.possibly_created,
-        reset: facts.replay.as_ref().is_some_and(|replay| !may_be_sent(replay)) && !is_unproven,
+        reset: facts.replay.as_ref().is_some_and(|replay| !may_have_been_sent(replay)) && !is_unproven,
         is_suspect: entry.orphans > 0,
         ..SendPlan::default()
     };
@@ -131,7 +132,7 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &DeliveryFacts) -
     // Attempts of earlier deliveries of this message count. Another message with the same id has its own count.
     let same = facts.delivered_before || facts.is_copy || facts.replay.is_some();
     let attempts = if same || entry.orphans > 0 { entry.attempts.max(facts.attempts) } else { facts.attempts };
-    if entry.orphans >= POISON {
+    if entry.orphans >= POISON_ORPHANS {
         return Decision::Poison(attempts);
     }
     Decision::Proceed(SendPlan { attempts, in_doubt: is_unproven || entry.result == KnownResult::InDoubt, ..plan })

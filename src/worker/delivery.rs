@@ -1,5 +1,5 @@
-//! The delivery that is being processed, with everything known about it. `wait` ends each of its waits at the deadline, at
-//! shutdown, or when the delivery is lost.
+//! The delivery that is being processed, with everything known about it. `wait` waits for something, but not beyond the deadline,
+//! a shutdown, or the loss of the delivery.
 
 use std::future::Future;
 use std::time::Duration;

@@ -19,7 +19,7 @@ use crate::message::published::published_at;
 use crate::retry::{self, jittered};
 
 const ID_CONFLICT: &str = "the message id was used before for a message with another body, whose task exists; give each message an id of its own";
-const POISON: &str = "five workers in a row ended while they sent this message, so it probably ends the worker; find the cause in their logs, and correct it before you replay the message";
+const POISON_REASON: &str = "five workers in a row ended while they sent this message, so it probably ends the worker; find the cause in their logs, and correct it before you replay the message";
 const IN_DOUBT: &str = "it is not known whether an earlier attempt created the task, and retry.on_unknown = \"dead-letter\" allows no \
                         other attempt; look for the task in the CRM, then replay or discard the message";
 const ORPHANED: &str = "a worker ended between sending the request and recording its result, so the task may exist";
@@ -163,7 +163,7 @@ impl Worker {
             Decision::Conflict => dead_letter(Kind::IdConflict, ID_CONFLICT),
             Decision::Poison(attempts) => {
                 (d.state.attempts, d.state.possibly_created) = (attempts, true);
-                dead_letter(Kind::Poison, POISON)
+                dead_letter(Kind::Poison, POISON_REASON)
             }
             Decision::InProgress | Decision::Orphaned(_) | Decision::Proceed(_) => Disposition::Requeue,
         }

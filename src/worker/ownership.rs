@@ -24,7 +24,8 @@ use crate::ledger::{About, Ledger};
 pub(super) const CONNECTION_LOSS_NOTICED: Duration = Duration::from_secs(40);
 /// How far the clocks of workers that share a ledger may differ.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2 * 3_600);
-/// How often a change of what the ledger knows about itself is tried while another worker changes it.
+/// The most tries to change what the ledger knows about itself, while other workers change it, too. Also the most empty reads of
+/// `<queue>.owner` before it counts as empty.
 const MAX_TRIES: usize = 5;
 
 /// The configuration that decides whether, and when, a ledger proves that nothing was sent.
@@ -304,7 +305,7 @@ impl Ownership {
     }
 
     /// Compares the ids on `<queue>.owner` with the ledger's `about`.
-    fn comparison(&self, owners: &Owners, about: &About) -> Comparison {
+    fn comparison(&self, owners: &Owners, about: &About) -> OwnerComparison {
         let is_other = matches!(owners, Owners::Found(ids) if ids.iter().any(|id| *id != about.id));
         let is_ours = matches!(owners, Owners::Found(ids) if !ids.is_empty() && !is_other);
         let has_other_ids = about.identities != *self.identities();
@@ -318,10 +319,10 @@ impl Ownership {
             Owners::Found(_) if unchanged_for.is_some_and(|time| time > self.forgets_after) => {
                 "the ledger has not changed for so long that it may have forgotten messages, see ledger.retention"
             }
-            Owners::Found(_) => return Comparison { is_other, is_ours, must_wait: false, lost: None },
+            Owners::Found(_) => return OwnerComparison { is_other, is_ours, must_wait: false, lost: None },
         };
         let must_wait = is_other || self.has_others || (self.is_shared && is_ours && has_other_ids);
-        Comparison { is_other, is_ours, must_wait, lost: Some(lost.to_owned()) }
+        OwnerComparison { is_other, is_ours, must_wait, lost: Some(lost.to_owned()) }
     }
 
     /// `about` of a ledger that no longer proves anything.
@@ -336,7 +337,7 @@ impl Ownership {
     }
 
     /// A new connection begins: unsettled messages may be delivered again.
-    fn restart_drain(&self, compared: &Comparison, about: &About) {
+    fn restart_drain(&self, compared: &OwnerComparison, about: &About) {
         let mut drain = self.drain();
         let is_waiting = drain.not_before.is_some();
         drain.has_requeued = false;
@@ -347,7 +348,7 @@ impl Ownership {
 }
 
 /// The result of comparing the queue's owner with this worker's ledger.
-struct Comparison {
+struct OwnerComparison {
     /// A worker with another ledger consumed the queue before.
     is_other: bool,
     /// The last worker used this ledger.

@@ -52,10 +52,10 @@ impl Report {
 }
 
 impl Worker {
-    /// Logs and counts a possible duplicate, before the delivery is settled: a worker that is killed right after that has said it.
-    /// If RabbitMQ delivers the message again instead, it is said again.
+    /// Logs and counts a possible duplicate before the delivery is settled, so that the report exists even if the worker is killed
+    /// right after it. If RabbitMQ then delivers the message again, the duplicate is reported again.
     pub(super) fn warn_of_duplicate(&self, report: &Report, settlement: &Settlement) {
-        // A dead letter of the worker has a header that says it, and one of RabbitMQ itself has none.
+        // The worker's dead letters have the header `x-wtw-possibly-created`. A rejected message gets no new header.
         let may_be_several = matches!(settlement, Settlement::Reject(_))
             && report.possibly_created
             && (report.was_doubted || (report.may_be_resent && self.settings.on_unknown == OnUnknown::Retry));

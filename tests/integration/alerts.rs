@@ -38,7 +38,7 @@ fn string(value: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn alert_rules_fire_only_when_they_should() {
+async fn alert_rules_pass_their_promtool_tests() {
     let _turn = crate::support::heavy().await;
     promtool(&["check", "config", "prometheus.yaml"], None).await;
     promtool(&["test", "rules", "rules.test.yaml"], None).await;

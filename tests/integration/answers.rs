@@ -112,7 +112,7 @@ async fn failure(name: String) -> Option<String> {
 }
 
 #[tokio::test]
-async fn every_answer_has_its_outcome() {
+async fn recorded_answers_are_classified_as_expected() {
     let cases = names("http");
     assert_eq!(cases, names("expect"), "each case is two files");
     assert!(cases.len() >= 60, "{} cases", cases.len());

@@ -75,7 +75,7 @@ async fn blocked_broker_holds_copies_and_nothing_else() {
     let alarm = || async { broker.ctl("eval '[_ | _] = rabbit_alarm:get_alarms().'").await.ok() };
     eventually("the alarm", alarm).await;
     worker.process.signal("CONT").await;
-    worker.says("the broker has blocked publishing").await;
+    worker.says("RabbitMQ has blocked publishing").await;
     // The second task is created later than the longest wait for a confirm on a broker that is not blocked.
     worker.reaches(&settled("created"), 2.0).await;
     assert_eq!(worker.metric(IN_FLIGHT).await, 3.0, "the three copies are neither lost nor acked");
@@ -241,7 +241,7 @@ async fn dead_and_silent_nodes_are_skipped() {
     let dead = free_port().expect("a port");
     let urls = format!("amqp://127.0.0.1:{dead}/%2f,amqp://{silent}/%2f,{}", Broker::shared().await.url);
     let worker = rig.unready_worker(&[("WTW_BROKER_URLS", &urls)]);
-    worker.unready_for("not connected to the broker").await;
+    worker.unready_for("not connected to RabbitMQ").await;
     worker.says(&format!("cannot connect to amqp://127.0.0.1:{dead}")).await;
     worker.says("no answer within 10 s").await;
     worker.ready().await;

@@ -48,7 +48,7 @@ async fn run(kind: Kind, nodes: Nodes, ledger: Ledger) {
 }
 
 #[tokio::test]
-async fn one_worker_in_strict_mode_accounts_for_all() {
+async fn one_worker_in_strict_mode_accounts_for_every_message() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.unwrap_or_else(|why| panic!("{why}"));
     run(Kind::Strict, Nodes::One(broker), Ledger::File(LedgerFile::new())).await;
@@ -63,7 +63,7 @@ async fn two_workers_with_a_shared_ledger_account_for_all() {
 }
 
 #[tokio::test]
-async fn cluster_that_loses_each_node_and_is_partitioned_accounts_for_all() {
+async fn cluster_that_loses_each_node_and_is_partitioned_accounts_for_every_message() {
     let _turn = crate::support::heavy().await;
     match Cluster::start().await {
         Ok(cluster) => {

@@ -220,7 +220,7 @@ async fn insert_creates_a_task_and_the_control_page_lists_it() {
 }
 
 #[tokio::test]
-async fn connections_are_numbered_and_requests_are_not() {
+async fn requests_on_one_connection_have_the_same_connection_number() {
     let crm = Crm::start(options()).await;
     let mut stream = crm.begin("one", "a").await;
     until("the first is created", async || crm.created().await == 1).await;

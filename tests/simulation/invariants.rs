@@ -256,7 +256,7 @@ impl Checker {
         if let Some(by) = by {
             self.accounts[by].deaths += 1;
             let stores = if self.has_one_ledger { 1 } else { self.ledger_of.values().collect::<BTreeSet<_>>().len() };
-            let most = wolkvox_task_worker::worker::decide::POISON * self.starts(by) * stores as u32;
+            let most = wolkvox_task_worker::worker::decide::POISON_ORPHANS * self.starts(by) * stores as u32;
             let deaths = self.accounts[by].deaths;
             if deaths > most {
                 self.violation(format!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Tool;
 use crate::cli::Error;
-use crate::dead_letters::edit::Setting;
+use crate::dead_letters::edit::FieldEdit;
 use crate::dead_letters::filter::{self, Filter};
 use crate::dead_letters::plan::Candidate;
 use crate::duration;
@@ -170,7 +170,7 @@ impl Missing {
 }
 
 /// The names of the fields that were set. The audit and the copies never hold their values.
-pub(super) fn set_note(settings: &[Setting]) -> Vec<String> {
+pub(super) fn set_note(settings: &[FieldEdit]) -> Vec<String> {
     settings.iter().map(|setting| setting.field.clone()).collect()
 }
 

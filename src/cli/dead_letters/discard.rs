@@ -7,7 +7,7 @@ use super::{Agreed, Tool, failed, finish, warn};
 use crate::cli::{Error, print};
 use crate::count::{counted, either, grouped};
 use crate::dead_letters::Source;
-use crate::dead_letters::edit::{self, Setting};
+use crate::dead_letters::edit::{self, FieldEdit};
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::list_entry::ListEntry;
@@ -34,8 +34,8 @@ pub struct Args {
     #[arg(long)]
     created: bool,
     /// With --created: a field that a replay changed with --set; can be given several times
-    #[arg(long, value_name = "FIELD=VALUE", value_parser = Setting::parse, requires = "created")]
-    set: Vec<Setting>,
+    #[arg(long, value_name = "FIELD=VALUE", value_parser = FieldEdit::parse, requires = "created")]
+    set: Vec<FieldEdit>,
     /// Delete the messages instead of setting them aside, and never restore them; for messages that RabbitMQ cannot copy
     #[arg(long)]
     for_good: bool,

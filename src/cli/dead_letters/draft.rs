@@ -51,9 +51,9 @@ impl Draft {
     pub(super) fn kept(&self, why: &str) -> String {
         if std::fs::read(&self.path).is_ok_and(|body| body == self.original) {
             self.remove();
-            return format!("{why}\nnothing was edited; the message is where it was");
+            return format!("{why}\nnothing was changed; the message is still on its queue");
         }
-        format!("{why}\n{}; the message is where it was", self.place())
+        format!("{why}\n{}; the message is still on its queue", self.place())
     }
 
     /// Where the draft is kept.

@@ -11,7 +11,7 @@ use crate::config::{LedgerStore, Sources};
 use crate::console::check_marks::CheckMarks;
 use crate::count::{counted, either, grouped};
 use crate::dead_letters::Source;
-use crate::dead_letters::edit::{self, Setting};
+use crate::dead_letters::edit::{self, FieldEdit};
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::list_entry::ListEntry;
@@ -41,8 +41,8 @@ pub struct Args {
     #[arg(long, conflicts_with = "set")]
     edit: bool,
     /// Set a field of the task; can be given several times
-    #[arg(long, value_name = "FIELD=VALUE", value_parser = Setting::parse)]
-    set: Vec<Setting>,
+    #[arg(long, value_name = "FIELD=VALUE", value_parser = FieldEdit::parse)]
+    set: Vec<FieldEdit>,
     /// Give the message a new id, for an id_conflict; one message at a time
     #[arg(long)]
     new_id: bool,
@@ -148,7 +148,7 @@ fn candidate(
     tool: &Tool,
     entry: &ListEntry,
     found: &FetchedMessage,
-    set: &[Setting],
+    set: &[FieldEdit],
     previewer: &Previewer,
 ) -> Candidate {
     let body = &found.message.body;
@@ -196,23 +196,23 @@ fn summary(tool: &Tool, args: &Args, plan: &ActionPlan, scanned: &Scanned) -> St
         };
         lines.push(format!("  {}{help}", why.sentence(*count)));
     }
-    if let Some(why) = plan.unasked.as_ref().filter(|_| plan.count() > 0) {
-        lines.push(unasked(why, &tool.dead_letters.config.ledger.store));
+    if let Some(why) = plan.ledger_error.as_ref().filter(|_| plan.count() > 0) {
+        lines.push(ledger_error(why, &tool.dead_letters.config.ledger.store));
     }
     if args.choice.rate.is_none() && plan.count() > 1 {
-        lines.push("  as fast as RabbitMQ takes them; --rate slows that down".to_owned());
+        lines.push("  without a limit of speed; --rate sets one, such as --rate 2 for two a second".to_owned());
     }
     lines.join("\n")
 }
 
 /// A warning that the ledger could not be asked, with its consequence.
-fn unasked(why: &str, store: &LedgerStore) -> String {
+fn ledger_error(why: &str, store: &LedgerStore) -> String {
     let follows = match store {
         LedgerStore::Memory => {
             "The worker keeps its ledger in memory: tasks created before its last restart will be created again."
         }
         LedgerStore::File(_) | LedgerStore::Redis(_) => {
-            "The worker asks it before it sends, so that no task that was created is created again."
+            "The worker itself asks the ledger before it sends. It sends no message whose task the ledger has as created."
         }
     };
     format!("  warning: the ledger could not be asked ({}). {follows}", visible::line(why))

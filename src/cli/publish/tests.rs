@@ -65,8 +65,8 @@ async fn send(names: &[&str], publisher: &FakePublisher, stop: &CancellationToke
 async fn send_reports_every_message_after_an_error() {
     let good = ["good"; 40];
     for (bad, said) in [
-        ("refused", "message 21: the broker refused the message; is the queue full?\n"),
-        ("unconfirmed", "message 21: the broker did not confirm the message: the connection ended\n"),
+        ("refused", "message 21: RabbitMQ refused the message; is the queue full?\n"),
+        ("unconfirmed", "message 21: RabbitMQ did not confirm the message: the connection ended\n"),
         ("returned", "message 21: there is no queue q; "),
     ] {
         let (publisher, stop) = (FakePublisher::default(), CancellationToken::new());

@@ -13,7 +13,7 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
         "RabbitMQ: where messages come from. `[[broker.bindings]]` names the exchanges that the work queue is bound to.",
     ),
     ("crm", "The wolkvox CRM: where tasks go."),
-    ("task", "What is sent where a message leaves a field out, and which messages are accepted."),
+    ("task", "What is sent if a message leaves out a field, and which messages are accepted."),
     ("events", "Messages that are not task messages. `[[rules]]` turn them into tasks; docs/mapping.md explains them."),
     (
         "retry",
@@ -99,7 +99,7 @@ pub const KEYS: &[Key] = &[
         "crm.requests_per_second",
         Preset::Absent,
         Kind::Like("a number from 0.001 to 10000"),
-        "Limit of this process, all tokens together.",
+        "The most requests a second of this process, on all tokens together.",
     ),
     key(
         "crm.connect_timeout",
@@ -126,21 +126,21 @@ pub const KEYS: &[Key] = &[
         Kind::Like("an IANA time zone name, such as America/Bogota"),
         "The account's zone, for dates with an offset and for the quota's reset.",
     ),
-    key("task.status", Preset::Text("created"), TEXT, "Sent where a message has no `status`."),
+    key("task.status", Preset::Text("created"), TEXT, "Sent if a message has no `status`."),
     key(
         "task.priority",
         Preset::Text("normal"),
         Kind::Choice(&["high", "normal", "low"]),
-        "Sent where a message has no `priority`.",
+        "Sent if a message has no `priority`.",
     ),
-    key("task.remember", Preset::Text("false"), FLAG, "Sent where a message has no `remember`."),
-    key("task.name_module", Preset::Absent, TEXT, "Sent where a message has no `name_module`."),
-    key("task.wolkvox_owner", Preset::Absent, TEXT, "Sent where a message has no `wolkvox_owner`."),
+    key("task.remember", Preset::Text("false"), FLAG, "Sent if a message has no `remember`."),
+    key("task.name_module", Preset::Absent, TEXT, "Sent if a message has no `name_module`."),
+    key("task.wolkvox_owner", Preset::Absent, TEXT, "Sent if a message has no `wolkvox_owner`."),
     key(
         "task.description",
         Preset::Absent,
         Kind::Like("text"),
-        "Sent where a message has no `description`.",
+        "Sent if a message has no `description`.",
     ),
     key(
         "task.unknown_fields",
@@ -220,7 +220,7 @@ pub const KEYS: &[Key] = &[
         "gate.failures",
         Preset::Text("5"),
         Kind::Count(1, 1000),
-        "This many outcomes `unavailable` or `unknown` in a row, of any messages, close the gate.",
+        "The gate closes after this many outcomes `unavailable` or `unknown` in a row, of any messages.",
     ),
     key(
         "gate.probe_initial",
@@ -250,7 +250,7 @@ pub const KEYS: &[Key] = &[
         "ledger.url",
         Preset::Text("file:wolkvox-task-worker.db"),
         Kind::Like("memory:, file:PATH, redis://… or rediss://…"),
-        "The store that records which message ids were sent. Replicas can share Redis. In a changed `ledger.url_file` only the login may differ.",
+        "The store that records which message ids were sent. Replicas can share Redis. If `ledger.url_file` changes while the worker runs, only the login may differ.",
     )
     .secret(),
     key(

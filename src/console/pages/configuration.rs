@@ -9,7 +9,7 @@ use axum::response::Response;
 use super::posted::Posted;
 use super::{Shell, show};
 use crate::check::{self, Finding, Scope, Severity};
-use crate::config::Setting;
+use crate::config::ShownSetting;
 use crate::console::App;
 use crate::console::safety::Visitor;
 
@@ -57,7 +57,7 @@ fn filled(app: &App, visitor: &Visitor, findings: Option<Vec<Finding>>) -> Page 
     }
 }
 
-fn row(setting: &Setting) -> Row {
+fn row(setting: &ShownSetting) -> Row {
     let shown = |text: &Option<String>| text.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| "–".to_owned());
     Row {
         key: setting.key,

@@ -16,7 +16,7 @@ use crate::console::index::Detail;
 use crate::console::safety::{self, Form, Refused, Visitor};
 use crate::console::text;
 use crate::dead_letters::body;
-use crate::dead_letters::edit::{Setting, changed_fields, set};
+use crate::dead_letters::edit::{FieldEdit, changed_fields, set};
 use crate::dead_letters::ledger_access::CreationState;
 use crate::dead_letters::list_entry::ListEntry;
 use crate::ledger::Digest;
@@ -169,7 +169,7 @@ fn written(form: &Form, before: &[u8]) -> Result<Vec<u8>, String> {
         let held = body::value_at(before, field);
         let given = form.text(&format!("field.{field}")).replace("\r\n", "\n");
         if held.as_deref().unwrap_or_default().replace("\r\n", "\n") != given {
-            settings.push(Setting::parse(&format!("{field}={given}"))?);
+            settings.push(FieldEdit::parse(&format!("{field}={given}"))?);
         }
     }
     set(before, &settings)

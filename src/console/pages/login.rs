@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use super::{go, parameter, refused, show};
 use crate::console::App;
 use crate::console::auth::Checked;
-use crate::console::safety::{self, Stranger, Visitor, new_session, session_cookie};
+use crate::console::safety::{self, NoSession, Visitor, new_session, session_cookie};
 use crate::dead_letters::audit::{Record, new_action};
 
 #[derive(Template)]
@@ -52,12 +52,12 @@ fn form(app: &App, to: String, name: String, problem: String) -> Page {
 
 pub(super) async fn post(
     State(app): State<Arc<App>>,
-    stranger: Option<Extension<Stranger>>,
+    stranger: Option<Extension<NoSession>>,
     visitor: Option<Extension<Visitor>>,
     request: Request,
 ) -> Response {
     let address = match (stranger, visitor) {
-        (Some(Extension(Stranger(address))), _) => address,
+        (Some(Extension(NoSession(address))), _) => address,
         (None, Some(Extension(visitor))) => visitor.address,
         (None, None) => return StatusCode::FORBIDDEN.into_response(),
     };
@@ -125,7 +125,7 @@ pub(super) async fn logout(
         return refused(&app, &visitor, &safety::Refused::Unreadable, "");
     }
     if let Err(why) = app.store.end_session(&visitor.session.id) {
-        tracing::warn!(why, "a session was not ended");
+        tracing::warn!(why, "a logout could not be saved in console.state; check its disk and permissions");
     }
     let cookie = session_cookie(&app.base, "", false);
     (StatusCode::SEE_OTHER, [(SET_COOKIE, cookie), (LOCATION, format!("{}login", app.base))]).into_response()

@@ -132,7 +132,9 @@ fn filled(
                 "Its task may exist: the answer to an attempt was lost, or no result was recorded. Look in the CRM before you replay it."
             }
             CreationState::Created => "Its task was created. There is nothing to replay; discard the message.",
-            CreationState::IdTaken => "Its id created the task of another body. It can be replayed with a new id.",
+            CreationState::IdTaken => {
+                "Its id was used before for another body, whose task exists. It can be replayed with a new id."
+            }
         },
         is_doubt: creation == CreationState::InDoubt,
         is_created: creation == CreationState::Created,

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use super::success::time_of;
 use crate::crm_report::body::time;
 use crate::crm_report::finding::{Confidence, Facts, Finding};
-use crate::crm_report::own::CREATED;
 use crate::crm_report::run::Step;
+use crate::crm_report::test_task::CREATED;
 
 /// Clocks that differ by at most this many seconds count as equal.
 const SAME_CLOCK: i64 = 3;

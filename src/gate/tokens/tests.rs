@@ -44,7 +44,7 @@ async fn token_waits_longer_each_time_it_is_throttled() {
 async fn suspended_token_is_tried_once_an_interval_and_used_after_its_reset() {
     let mut tokens = tokens(&["a"]);
     let (now, secret) = (Instant::now(), SecretString::from("a"));
-    tokens.suspend(&secret, Suspended::Quota, Some(INTERVAL * 3), now);
+    tokens.suspend(&secret, UnusableReason::Quota, Some(INTERVAL * 3), now);
     assert!(tokens.take(now).is_none());
     let half_open = tokens.take(now + INTERVAL).unwrap();
     assert!(half_open.half_open.is_some());
@@ -62,9 +62,9 @@ async fn suspension_ends_only_by_the_half_open_request() {
     let mut tokens = tokens(&["a"]);
     let (now, secret) = (Instant::now(), SecretString::from("a"));
     let earlier = tokens.take(now).unwrap();
-    tokens.suspend(&secret, Suspended::Unauthorized, None, now);
+    tokens.suspend(&secret, UnusableReason::Unauthorized, None, now);
     tokens.accepted(&earlier);
-    assert_eq!(tokens.all_suspended(), Some(Suspended::Unauthorized));
+    assert_eq!(tokens.all_suspended(), Some(UnusableReason::Unauthorized));
     tokens.release(&earlier, true);
     let half_open = tokens.take(now + INTERVAL).unwrap();
     tokens.accepted(&half_open);
@@ -81,14 +81,14 @@ async fn token_shows_its_state_and_its_remaining_quota() {
     tokens.release(&taken, false);
     assert_eq!(tokens.states(now, today)[0].quota_left, Some(2), "a request that was not sent has cost no call");
     let other = tokens.take(now).unwrap();
-    tokens.suspend(&secret, Suspended::Quota, Some(INTERVAL * 3), now);
+    tokens.suspend(&secret, UnusableReason::Quota, Some(INTERVAL * 3), now);
     tokens.throttle(&other, None, now, 0.0);
     tokens.release(&other, true);
     let [a, b] = tokens.states(now, today)[..] else { panic!("two") };
-    assert_eq!((a.slots, a.in_use, a.suspended), (2, 0, Some(Suspended::Quota)));
+    assert_eq!((a.slots, a.in_use, a.suspended), (2, 0, Some(UnusableReason::Quota)));
     assert_eq!((a.quota_limit, a.quota_left), (Some(4_800), Some(0)), "whatever the CRM said before");
     assert_eq!((a.until, a.quota_reset), (Some(today + INTERVAL), Some(today + INTERVAL * 3)));
-    assert_eq!((b.suspended, b.until), (Some(Suspended::Throttled), Some(today + THROTTLED.0)));
+    assert_eq!((b.suspended, b.until), (Some(UnusableReason::Throttled), Some(today + THROTTLED.0)));
     let tomorrow = now + INTERVAL * 3;
     tokens.refresh(tomorrow);
     let [a, b] = tokens.states(tomorrow, today)[..] else { panic!("two") };

@@ -44,7 +44,6 @@ const SEPARATOR: usize = 10;
 
 /// Reads a date. Without an offset it is the account's wall clock; with one it is converted to `zone`. Fractions of a
 /// second are dropped. There is no year 0.
-/// dropped. The calendar has no year 0.
 ///
 /// # Errors
 /// The form is unknown, or the date does not exist.

@@ -48,7 +48,7 @@ fn compile(events: &Events, task: &config::Task, timezone: &TimeZone) -> Result<
     Ok(Rules { calendar, rules, unmatched: events.unmatched, digest, identity })
 }
 
-/// The digest of all that is written, and that of what decides which message gets which id.
+/// Two digests: of all rules, and of the parts that decide which message gets which id.
 fn digests(events: &Events, timezone: &TimeZone) -> (Arc<str>, Arc<str>) {
     let choice = |rule: &RuleText| {
         let is_skip = rule.action == Action::Skip;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::context::Context;
 use super::explain;
 use super::number::Arithmetic;
-use super::operators::{Comparison, calculate, compare, concatenate};
+use super::operators::{ComparisonOperator, calculate, compare, concatenate};
 use super::parameters::{Arguments, Parameter};
 use super::tree::{Call, Expr, Node, Part};
 use super::value::{Absent, Lack, Members, Value};
@@ -159,7 +159,7 @@ impl<'a> Evaluation<'a> {
         Ok(found.unwrap_or_else(|| Value::Missing(Arc::new(Absent { offset: node.start, what: lookup() }))))
     }
 
-    /// A key of an object that is no text. `advice` is for one that is no constant.
+    /// The error for a key of an object that is not text. `advice` is used if the key is not a constant.
     fn no_key(&mut self, key: &Node, given: &Value, advice: &str) -> Result<Value, Trouble> {
         let advice = match key.expr {
             Expr::Constant(_) => format!("; write '{}'", self.piece(key)),
@@ -242,7 +242,7 @@ impl<'a> Evaluation<'a> {
     }
 
     /// `a < b < c`: true if each pair is. After a false pair the rest is not evaluated.
-    fn compare(&mut self, node: &Node, first: &Node, rest: &[(Comparison, Node)]) -> Result<Value, Trouble> {
+    fn compare(&mut self, node: &Node, first: &Node, rest: &[(ComparisonOperator, Node)]) -> Result<Value, Trouble> {
         let (mut left, mut text) = (self.present(first)?, self.operand(first));
         for (operator, part) in rest {
             let (right, right_text) = (self.present(part)?, self.operand(part));
@@ -305,13 +305,13 @@ impl<'a> Evaluation<'a> {
     }
 }
 
-/// The error for what is missing and needed.
+/// The error for a missing value that is needed.
 pub(super) fn missing(absent: &Absent, node: &Node) -> Trouble {
     let fail = Fail::Missing(explain::absent(&absent.what));
     Trouble { fail, start: absent.offset, end: node.end }
 }
 
-/// The entry of an index, which counts from the end where it is negative.
+/// The position of an index in a list. A negative index counts from the end.
 fn position(index: i128, length: usize) -> Option<usize> {
     let from_end = i128::try_from(length).ok()?.checked_add(index)?;
     usize::try_from(if index < 0 { from_end } else { index }).ok()

@@ -15,7 +15,7 @@ const MAX_KEY: usize = 40;
 /// The longest piece of a template that is quoted, in bytes.
 const MAX_PIECE: usize = 80;
 
-/// Where a byte of a template stands, as people count: its column, behind its line where there are several.
+/// The position of a byte in a template, for people: its column, and its line if the template has several.
 pub(super) struct Column<'a>(pub(super) &'a str, pub(super) usize);
 
 impl fmt::Display for Column<'_> {
@@ -32,7 +32,7 @@ impl fmt::Display for Column<'_> {
 
 /// What is wrong with the syntax of a template.
 pub(super) fn syntax(error: &Error, source: &str) -> String {
-    /// The parser's words and ours.
+    /// The parser's texts, and what the error says instead.
     const WORDS: [(&str, &str); 10] = [
         ("unexpected end of input", "the text ends too early"),
         ("unexpected identifier", "unexpected name"),

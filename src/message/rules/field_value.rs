@@ -3,7 +3,7 @@
 use super::FieldValue;
 use super::value::Value;
 
-/// The value of a field; none where it is absent, which an empty text and null mean.
+/// The value of a field; none for an empty text and for null, which mean that the field is absent.
 pub(super) fn field(name: &str, value: &Value) -> Result<Option<FieldValue>, &'static str> {
     if let ("remember", Value::Bool(on)) = (name, value) {
         return Ok(Some(FieldValue::Boolean(*on)));

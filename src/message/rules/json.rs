@@ -51,7 +51,7 @@ fn value(raw: &RawValue, depth: usize) -> Result<Value> {
     })
 }
 
-/// The one error that is left where the whole is JSON.
+/// The only error that is possible inside valid JSON: an escape that is no character.
 fn no_character() -> Error {
     Error::custom("a text in it has an escape that stands for no character")
 }

@@ -61,7 +61,7 @@ pub(super) struct Names {
     pub(super) fields: Vec<String>,
     /// What is wrong.
     pub(super) faults: Vec<Fault>,
-    /// Whether they are those of `when`, which cannot use every variable.
+    /// Whether this is the condition `when`, in which not every variable can be used.
     pub(super) in_condition: bool,
 }
 
@@ -151,7 +151,7 @@ impl Names {
     }
 }
 
-/// What is said of a function: there are none.
+/// The error for a call of a function: templates have none.
 pub(super) fn no_function(name: &str) -> String {
     match filters::names().any(|filter| filter == name) {
         true => format!("{name} is a filter, not a function; write the value, then | {name}"),
@@ -163,7 +163,7 @@ pub(super) fn no_function(name: &str) -> String {
     }
 }
 
-/// What is said of a method: there is only `get`.
+/// The error for a call of a method other than `get`.
 pub(super) fn no_method(name: &str) -> String {
     let filter = match name {
         "strip" => Some("trim"),
@@ -182,7 +182,7 @@ pub(super) fn listed<'a>(parameters: impl Iterator<Item = &'a Parameter>) -> Str
     parameters.map(|parameter| parameter.name).collect::<Vec<_>>().join(", ")
 }
 
-/// What is said of an argument that is not taken.
+/// The error for an argument that a filter, test or method does not have.
 pub(super) fn too_much(of: &str, argument: &CallArg<'_>, parameters: &[Parameter]) -> String {
     let takes = if parameters.is_empty() { "nothing".to_owned() } else { listed(parameters.iter()) };
     match argument {

@@ -7,7 +7,7 @@ use super::work::{Fail, Work};
 
 /// An operator that compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Comparison {
+pub(super) enum ComparisonOperator {
     Eq,
     Ne,
     Lt,
@@ -56,21 +56,26 @@ fn read(work: &mut Work<'_>, value: &Value) -> Result<(), Fail> {
 /// Whether a comparison holds.
 pub(super) fn compare(
     work: &mut Work<'_>,
-    operator: Comparison,
+    operator: ComparisonOperator,
     left: &Value,
     right: &Value,
     texts: Operands<'_>,
 ) -> Result<bool, Fail> {
-    let is_equality = matches!(operator, Comparison::Eq | Comparison::Ne);
+    let is_equality = matches!(operator, ComparisonOperator::Eq | ComparisonOperator::Ne);
     match operator {
-        Comparison::In => return contains(work, right, left, texts),
-        Comparison::NotIn => return Ok(!contains(work, right, left, texts)?),
-        Comparison::Eq | Comparison::Ne | Comparison::Lt | Comparison::Le | Comparison::Gt | Comparison::Ge => {}
+        ComparisonOperator::In => return contains(work, right, left, texts),
+        ComparisonOperator::NotIn => return Ok(!contains(work, right, left, texts)?),
+        ComparisonOperator::Eq
+        | ComparisonOperator::Ne
+        | ComparisonOperator::Lt
+        | ComparisonOperator::Le
+        | ComparisonOperator::Gt
+        | ComparisonOperator::Ge => {}
     }
     if let (Value::Null, _) | (_, Value::Null) = (left, right) {
         let are_equal = matches!((left, right), (Value::Null, Value::Null));
         return match is_equality {
-            true => Ok(are_equal == (operator == Comparison::Eq)),
+            true => Ok(are_equal == (operator == ComparisonOperator::Eq)),
             false => {
                 let text = if matches!(left, Value::Null) { texts.0 } else { texts.1 };
                 Err(Fail::Missing(format!("{text} is null")))
@@ -86,13 +91,13 @@ pub(super) fn compare(
     };
     let order = order?;
     Ok(match operator {
-        Comparison::Eq => order.is_eq(),
-        Comparison::Ne => order.is_ne(),
-        Comparison::Lt => order.is_lt(),
-        Comparison::Le => order.is_le(),
-        Comparison::Gt => order.is_gt(),
-        Comparison::Ge => order.is_ge(),
-        Comparison::In | Comparison::NotIn => false,
+        ComparisonOperator::Eq => order.is_eq(),
+        ComparisonOperator::Ne => order.is_ne(),
+        ComparisonOperator::Lt => order.is_lt(),
+        ComparisonOperator::Le => order.is_le(),
+        ComparisonOperator::Gt => order.is_gt(),
+        ComparisonOperator::Ge => order.is_ge(),
+        ComparisonOperator::In | ComparisonOperator::NotIn => false,
     })
 }
 
@@ -211,23 +216,28 @@ const TESTS: &[Test] = &[
     test("endingwith", &[needed("text", Takes::Text)], |work, of, given| {
         Ok(text(work, of)?.ends_with(given.text(0).unwrap_or_default()))
     }),
-    test("eq", OTHER, |work, of, given| compared(work, Comparison::Eq, of, given)),
-    test("equalto", OTHER, |work, of, given| compared(work, Comparison::Eq, of, given)),
-    test("==", OTHER, |work, of, given| compared(work, Comparison::Eq, of, given)),
-    test("ne", OTHER, |work, of, given| compared(work, Comparison::Ne, of, given)),
-    test("!=", OTHER, |work, of, given| compared(work, Comparison::Ne, of, given)),
-    test("lt", OTHER, |work, of, given| compared(work, Comparison::Lt, of, given)),
-    test("<", OTHER, |work, of, given| compared(work, Comparison::Lt, of, given)),
-    test("le", OTHER, |work, of, given| compared(work, Comparison::Le, of, given)),
-    test("<=", OTHER, |work, of, given| compared(work, Comparison::Le, of, given)),
-    test("gt", OTHER, |work, of, given| compared(work, Comparison::Gt, of, given)),
-    test(">", OTHER, |work, of, given| compared(work, Comparison::Gt, of, given)),
-    test("ge", OTHER, |work, of, given| compared(work, Comparison::Ge, of, given)),
-    test(">=", OTHER, |work, of, given| compared(work, Comparison::Ge, of, given)),
-    test("in", &[needed("list", Takes::Any)], |work, of, given| compared(work, Comparison::In, of, given)),
+    test("eq", OTHER, |work, of, given| compared(work, ComparisonOperator::Eq, of, given)),
+    test("equalto", OTHER, |work, of, given| compared(work, ComparisonOperator::Eq, of, given)),
+    test("==", OTHER, |work, of, given| compared(work, ComparisonOperator::Eq, of, given)),
+    test("ne", OTHER, |work, of, given| compared(work, ComparisonOperator::Ne, of, given)),
+    test("!=", OTHER, |work, of, given| compared(work, ComparisonOperator::Ne, of, given)),
+    test("lt", OTHER, |work, of, given| compared(work, ComparisonOperator::Lt, of, given)),
+    test("<", OTHER, |work, of, given| compared(work, ComparisonOperator::Lt, of, given)),
+    test("le", OTHER, |work, of, given| compared(work, ComparisonOperator::Le, of, given)),
+    test("<=", OTHER, |work, of, given| compared(work, ComparisonOperator::Le, of, given)),
+    test("gt", OTHER, |work, of, given| compared(work, ComparisonOperator::Gt, of, given)),
+    test(">", OTHER, |work, of, given| compared(work, ComparisonOperator::Gt, of, given)),
+    test("ge", OTHER, |work, of, given| compared(work, ComparisonOperator::Ge, of, given)),
+    test(">=", OTHER, |work, of, given| compared(work, ComparisonOperator::Ge, of, given)),
+    test("in", &[needed("list", Takes::Any)], |work, of, given| compared(work, ComparisonOperator::In, of, given)),
 ];
 
-fn compared(work: &mut Work<'_>, operator: Comparison, of: &Value, given: &Arguments<'_>) -> Result<bool, Fail> {
+fn compared(
+    work: &mut Work<'_>,
+    operator: ComparisonOperator,
+    of: &Value,
+    given: &Arguments<'_>,
+) -> Result<bool, Fail> {
     let other = given.value(0).unwrap_or(&Value::Null);
     compare(work, operator, of, other, ("", "the other one"))
 }

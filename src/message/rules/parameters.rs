@@ -2,7 +2,7 @@
 
 use regex::{Regex, RegexBuilder};
 
-use super::clock;
+use super::date_text;
 use super::value::Value;
 
 /// The most memory that a compiled pattern takes, in bytes.
@@ -105,13 +105,13 @@ impl Parameter {
                     _ => Err(format!("{name} is {kind}; true or false is needed")),
                 };
             }
-            Takes::Span => clock::parse_span(text()?).map(|_| ()),
-            Takes::Time => clock::parse_time(text()?).map(|_| ()),
-            Takes::Zone => clock::zone(text()?).map(|_| ()),
+            Takes::Span => date_text::parse_span(text()?).map(|_| ()),
+            Takes::Time => date_text::parse_time(text()?).map(|_| ()),
+            Takes::Zone => date_text::zone(text()?).map(|_| ()),
             Takes::Unit if ["s", "ms"].contains(&text()?) => Ok(()),
             Takes::Unit => Err("is not known; s or ms is allowed".to_owned()),
-            Takes::ReadForm => clock::check_read_form(text()?),
-            Takes::WrittenForm => clock::check_written_form(text()?),
+            Takes::ReadForm => date_text::check_read_form(text()?),
+            Takes::WrittenForm => date_text::check_written_form(text()?),
         };
         checked.map_err(|why| match value.as_text() {
             Some(text) if is_fixed => format!("{text:?} {why}"),

@@ -7,21 +7,21 @@ use minijinja::value::ValueKind;
 
 use super::names::{self, Names};
 use super::number::{Arithmetic, Number};
-use super::operators::Comparison;
+use super::operators::ComparisonOperator;
 use super::tree::{Expr, Node, Part};
 use super::value::Value;
 
 mod calls;
 mod statements;
 
-/// The most parts that may stand in each other: evaluation calls itself for each.
+/// The deepest nesting of an expression. Evaluation is recursive, so this limits its stack.
 const MAX_DEPTH: usize = 100;
 
 /// Reads one template or expression.
 pub(super) struct Reader<'s> {
     source: &'s str,
     pub(super) names: Names,
-    /// Names that the template gives itself, of the blocks around the place that is read.
+    /// Names from `set` and `for` that are visible at the place that is being read.
     local: Vec<String>,
     depth: usize,
     /// Whether `loop` was used.
@@ -176,13 +176,13 @@ impl<'s> Reader<'s> {
         match operator {
             BinOpKind::ScAnd => Expr::And(left, right),
             BinOpKind::ScOr => Expr::Or(left, right),
-            BinOpKind::Eq => compare(Comparison::Eq, left, right),
-            BinOpKind::Ne => compare(Comparison::Ne, left, right),
-            BinOpKind::Lt => compare(Comparison::Lt, left, right),
-            BinOpKind::Lte => compare(Comparison::Le, left, right),
-            BinOpKind::Gt => compare(Comparison::Gt, left, right),
-            BinOpKind::Gte => compare(Comparison::Ge, left, right),
-            BinOpKind::In => compare(Comparison::In, left, right),
+            BinOpKind::Eq => compare(ComparisonOperator::Eq, left, right),
+            BinOpKind::Ne => compare(ComparisonOperator::Ne, left, right),
+            BinOpKind::Lt => compare(ComparisonOperator::Lt, left, right),
+            BinOpKind::Lte => compare(ComparisonOperator::Le, left, right),
+            BinOpKind::Gt => compare(ComparisonOperator::Gt, left, right),
+            BinOpKind::Gte => compare(ComparisonOperator::Ge, left, right),
+            BinOpKind::In => compare(ComparisonOperator::In, left, right),
             BinOpKind::Concat => Expr::Concatenate(left, right),
             BinOpKind::Add => Expr::Calculate(Arithmetic::Add, left, right),
             BinOpKind::Sub => Expr::Calculate(Arithmetic::Subtract, left, right),
@@ -235,7 +235,9 @@ impl<'s> Reader<'s> {
 fn negate(Node { start, end, expr }: Node) -> Expr {
     match expr {
         Expr::Compare(left, mut rest) => match rest.pop() {
-            Some((Comparison::In, right)) if rest.is_empty() => Expr::Compare(left, vec![(Comparison::NotIn, right)]),
+            Some((ComparisonOperator::In, right)) if rest.is_empty() => {
+                Expr::Compare(left, vec![(ComparisonOperator::NotIn, right)])
+            }
             last => {
                 rest.extend(last);
                 Expr::Not(Box::new(Node { start, end, expr: Expr::Compare(left, rest) }))
@@ -255,15 +257,15 @@ fn negative(inner: Part) -> Expr {
     Expr::Negative(inner)
 }
 
-fn comparison(operator: CompareOpKind) -> Comparison {
+fn comparison(operator: CompareOpKind) -> ComparisonOperator {
     match operator {
-        CompareOpKind::Eq => Comparison::Eq,
-        CompareOpKind::Ne => Comparison::Ne,
-        CompareOpKind::Lt => Comparison::Lt,
-        CompareOpKind::Lte => Comparison::Le,
-        CompareOpKind::Gt => Comparison::Gt,
-        CompareOpKind::Gte => Comparison::Ge,
-        CompareOpKind::In => Comparison::In,
-        CompareOpKind::NotIn => Comparison::NotIn,
+        CompareOpKind::Eq => ComparisonOperator::Eq,
+        CompareOpKind::Ne => ComparisonOperator::Ne,
+        CompareOpKind::Lt => ComparisonOperator::Lt,
+        CompareOpKind::Lte => ComparisonOperator::Le,
+        CompareOpKind::Gt => ComparisonOperator::Gt,
+        CompareOpKind::Gte => ComparisonOperator::Ge,
+        CompareOpKind::In => ComparisonOperator::In,
+        CompareOpKind::NotIn => ComparisonOperator::NotIn,
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct Template {
 /// How a template gives its value.
 #[derive(Debug)]
 enum Form {
-    /// The value stands there.
+    /// A constant from the configuration.
     Fixed(Value),
     /// One expression, whose value is kept.
     Whole(Node),
@@ -106,7 +106,7 @@ impl Template {
         Evaluation::new(&self.source, context)
     }
 
-    /// The value for one message, which is there.
+    /// The value for one message; a missing value is an error.
     ///
     /// # Errors
     /// Why there is none, with its place.
@@ -127,7 +127,7 @@ impl Template {
         let column = Column(&self.source, trouble.start);
         match &trouble.fail {
             Fail::Missing(text) => Fail::Missing(format!("column {column}: {text}")),
-            // A text between two parts has no column of interest.
+            // The error is about text outside the braces. It has no position.
             Fail::Wrong(why) if trouble.start == trouble.end => Fail::Wrong(why.clone()),
             Fail::Wrong(why) => {
                 let piece = self.piece(trouble.start, trouble.end);

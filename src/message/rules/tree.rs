@@ -6,7 +6,7 @@ use regex::Regex;
 
 use super::filters::Filter;
 use super::number::Arithmetic;
-use super::operators::{Comparison, Test};
+use super::operators::{ComparisonOperator, Test};
 use super::value::Value;
 
 /// An expression and its place, in bytes of the source.
@@ -38,7 +38,7 @@ pub(super) enum Expr {
     And(Part, Part),
     Or(Part, Part),
     /// `a < b < c`: true when each pair is.
-    Compare(Part, Vec<(Comparison, Node)>),
+    Compare(Part, Vec<(ComparisonOperator, Node)>),
     Calculate(Arithmetic, Part, Part),
     Concatenate(Part, Part),
     /// `yes if test else no`.
@@ -78,7 +78,7 @@ pub(super) struct Call<T: 'static> {
 pub(super) struct Selection {
     /// The member that is looked at; none where it is the entry itself.
     pub(super) member: Option<Arc<str>>,
-    /// The test that is asked; none where the value itself is.
+    /// The test; none if the value itself counts as true or false.
     pub(super) test: Option<Call<Test>>,
     /// Whether those are kept for which it holds.
     pub(super) keeps: bool,
@@ -90,7 +90,7 @@ pub(super) enum Stmt {
     Raw(String),
     Emit(Node),
     Set(Target, Node),
-    /// Conditions in order, each with what is written where it is the first that holds; and what is written where none does.
+    /// Conditions in order, each with its statements, then those of `else`. Only the first condition that is true is used.
     If(Vec<(Node, Vec<Stmt>)>, Vec<Stmt>),
     For(Box<Loop>),
 }
@@ -107,7 +107,7 @@ pub(super) struct Loop {
     pub(super) otherwise: Vec<Stmt>,
 }
 
-/// The names that a value is given, one for each of its entries where there are several.
+/// The names of `for` and `set`. If there are several, each names one entry of the value.
 #[derive(Debug)]
 pub(super) enum Target {
     One(Arc<str>),

@@ -47,7 +47,7 @@ pub(super) enum Lack {
     Member(String, Value, String),
     /// A member that an expression names: its place, what is there, and the expression.
     Lookup(String, Value, String),
-    /// The entry that a filter takes of a list or text that has none.
+    /// An entry that a filter needs from an empty list or text.
     Entry(&'static str),
 }
 
@@ -64,7 +64,7 @@ impl Value {
         }
     }
 
-    /// A member, or a member's member where the path has dots; none where there is none.
+    /// The member at a path with dots between names; none if there is no such member.
     pub(super) fn at_path(&self, path: &str) -> Option<&Self> {
         path.split('.').try_fold(self, |value, name| match value {
             Self::Map(members) => members.get(name),

@@ -76,7 +76,7 @@ impl<'a> Work<'a> {
         self.spend(bytes / BYTES_PER_STEP)
     }
 
-    /// A text that was made. What may be long is announced with [`Self::handle`] before it is made.
+    /// Counts a new text and returns it as a value. Call [`Self::handle`] before you build one that may be long.
     ///
     /// # Errors
     /// It is longer than a text may be.

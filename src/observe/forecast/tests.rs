@@ -14,7 +14,7 @@ async fn rates_cover_the_last_five_minutes() {
     for minute in 0..20_u64 {
         // Ten a minute in the first ten minutes, then sixty, each with two calls.
         let settled = if minute < 10 { minute * 10 } else { 100 + (minute - 10) * 60 };
-        rates.add(Sample { at: Instant::now(), settled, calls: settled * 2 });
+        rates.add(CountsAt { at: Instant::now(), settled, calls: settled * 2 });
         match minute {
             0 => assert_eq!(rates.rate(), None, "one sample gives no rate"),
             5 => assert_eq!(rates.rate().map(|rate| (rate.messages * 60.0).round()), Some(10.0)),
@@ -31,9 +31,9 @@ async fn rates_cover_the_last_five_minutes() {
 #[tokio::test(start_paused = true)]
 async fn rate_is_unknown_after_too_short_a_time() {
     let mut rates = Rates::default();
-    rates.add(Sample { at: Instant::now(), settled: 0, calls: 0 });
+    rates.add(CountsAt { at: Instant::now(), settled: 0, calls: 0 });
     tokio::time::advance(Duration::from_secs(5)).await;
-    rates.add(Sample { at: Instant::now(), settled: 50, calls: 50 });
+    rates.add(CountsAt { at: Instant::now(), settled: 50, calls: 50 });
     assert_eq!(rates.rate(), None);
 }
 

@@ -17,11 +17,11 @@ const REASONS: usize = 8;
 pub struct Repeated {
     what: &'static str,
     clock: Clock,
-    failing: Option<Failing>,
+    failing: Option<FailureCounts>,
 }
 
 #[derive(Debug)]
-struct Failing {
+struct FailureCounts {
     since: Timestamp,
     times: u64,
     logged: Instant,
@@ -56,7 +56,7 @@ impl Repeated {
     /// Counts a failure. Returns the values for a log line when one is due.
     pub fn failed(&mut self, reason: &str) -> Option<Repeat> {
         let now = Instant::now();
-        let failing = self.failing.get_or_insert_with(|| Failing {
+        let failing = self.failing.get_or_insert_with(|| FailureCounts {
             since: self.clock.now(),
             times: 0,
             logged: now,

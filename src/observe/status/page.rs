@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::trend::Minute;
 use crate::clock::rfc3339;
-use crate::gate::tokens::{Suspended, TokenState};
+use crate::gate::tokens::{TokenState, UnusableReason};
 use crate::message::mapper::Mapper;
 use crate::observe::events::Recent;
 use crate::observe::forecast::{Forecast, Quota};
@@ -214,8 +214,8 @@ pub(super) fn rules(mapper: &Mapper) -> Option<RulesStatus> {
 
 /// A token's values for the forecast.
 pub(super) fn quota(token: &TokenState) -> Quota {
-    let left = if token.suspended == Some(Suspended::Quota) { Some(0) } else { token.quota_left };
-    Quota { left, is_refused: token.suspended == Some(Suspended::Unauthorized), reset: token.quota_reset }
+    let left = if token.suspended == Some(UnusableReason::Quota) { Some(0) } else { token.quota_left };
+    Quota { left, is_refused: token.suspended == Some(UnusableReason::Unauthorized), reset: token.quota_reset }
 }
 
 pub(super) fn named(counts: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {

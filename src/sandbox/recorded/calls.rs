@@ -1,4 +1,4 @@
-//! The keys of `sandbox.answers` in a report. A key names the calls that get its answer.
+//! Names of the kinds of calls for which a report holds a recorded answer: the keys of its `sandbox.answers`.
 
 /// Each call: the account refused the first one, and so no other was sent.
 pub(in crate::sandbox) const EVERYTHING: &str = "everything";

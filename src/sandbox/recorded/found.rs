@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::crm_report::body::{Body, Form, date, time};
-use crate::crm_report::own::{OwnTask, id_of};
+use crate::crm_report::test_task::{OwnTask, id_of};
 
-pub(in crate::sandbox) use crate::crm_report::own::{CREATED, ID};
+pub(in crate::sandbox) use crate::crm_report::test_task::{CREATED, ID};
 
 /// Where hour, minute and second begin in `YYYY-MM-DD HH:MM:SS`.
 const TIME: [usize; 3] = [11, 14, 17];

@@ -182,13 +182,14 @@ fn open_claim_is_waited_for_until_its_owner_is_gone() {
 #[test]
 fn message_is_poison_after_five_orphans_in_a_row_until_it_is_replayed() {
     let orphaned = |orphans| Entry { orphans, ..entry(KnownResult::InDoubt) };
-    let Decision::Proceed(plan) = decide(Some(&orphaned(POISON - 1)), ClaimOwner::Active, &redelivered()) else {
+    let Decision::Proceed(plan) = decide(Some(&orphaned(POISON_ORPHANS - 1)), ClaimOwner::Active, &redelivered())
+    else {
         panic!("it is sent");
     };
     assert!(plan.is_suspect && plan.in_doubt);
-    assert_eq!(decide(Some(&orphaned(POISON)), ClaimOwner::Active, &redelivered()), Decision::Poison(2));
-    assert_eq!(decide(Some(&orphaned(POISON)), ClaimOwner::Active, &facts()), Decision::Poison(2));
-    let Decision::Proceed(plan) = decide(Some(&orphaned(POISON)), ClaimOwner::Active, &replay(1)) else {
+    assert_eq!(decide(Some(&orphaned(POISON_ORPHANS)), ClaimOwner::Active, &redelivered()), Decision::Poison(2));
+    assert_eq!(decide(Some(&orphaned(POISON_ORPHANS)), ClaimOwner::Active, &facts()), Decision::Poison(2));
+    let Decision::Proceed(plan) = decide(Some(&orphaned(POISON_ORPHANS)), ClaimOwner::Active, &replay(1)) else {
         panic!("it is sent");
     };
     assert!(plan.reset && plan.is_suspect);

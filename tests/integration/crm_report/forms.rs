@@ -255,7 +255,7 @@ async fn created_task_with_a_refusal_as_its_answer_is_not_blamed_on_the_task() {
 
 /// A report that ended after its first call saw only the documented form of `code`.
 #[tokio::test]
-async fn one_answer_in_the_documented_form_is_no_other_form() {
+async fn one_answer_in_the_documented_form_counts_as_documented() {
     let (crm, folder) = (Crm::start(Options { daily_limit: 1, ..options() }).await, Folder::new("one-answer"));
     let (_, report) = report(&crm.url, &folder, &[]).await;
     assert_eq!(answer(&report, "code_type"), "documented", "{}", finding(&report, "code_type"));

@@ -121,7 +121,7 @@ async fn created_task_is_not_created_again(name: &str, ledger: &str) {
     let done = tool(&env, &["replay", "--yes", "--include-unknown", "m-1"]).await;
     let warns = |said: &str| {
         said.contains("1 other stays: its task was created, as the ledger says; \"discard --created\" clears it: m-1")
-            && said.contains("1 other stays: its id created the task of another body; --new-id gives one a new id: m-1")
+            && said.contains("1 other stays: its id was used before for another body, whose task exists; --new-id gives one a new id: m-1")
     };
     assert!(done.code == Some(1) && warns(&done.stderr), "{}", done.stderr);
     worker.process.stop().await;
@@ -229,7 +229,7 @@ async fn body_is_edited_by_field_or_editor_and_a_bad_edit_loses_nothing() {
     succeeds(&env(""), &["replay", "--yes", "m-1", "--set", "name=new", "--set", "remember=false"]).await;
     rig.crm.created(1).await;
     for (editor, says) in [
-        ("false", "nothing was edited"),
+        ("false", "nothing was changed"),
         ("true", "the body is unchanged"),
         ("sed -i 's/old/new/;s/10:00/99:00/'", "the worker refuses this body"),
         ("truncate -s 0", "the edited body is kept in"),

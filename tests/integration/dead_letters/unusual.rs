@@ -62,8 +62,11 @@ async fn edited_replay_is_recognised_by_the_same_edit() {
     left_behind().await;
     for (more, says) in [
         (&["--set", "name=new"][..], "\"discard --created\" clears it: m-1"),
-        (&["--set", "name=newer"], "its id created the task of another body; --new-id gives one a new id: m-1"),
-        (&[], "its id created the task of another body; --new-id gives one a new id: m-1"),
+        (
+            &["--set", "name=newer"],
+            "its id was used before for another body, whose task exists; --new-id gives one a new id: m-1",
+        ),
+        (&[], "its id was used before for another body, whose task exists; --new-id gives one a new id: m-1"),
     ] {
         let done = tool(&env, &[&["replay", "--yes", "m-1"], more].concat()).await;
         assert!(done.code == Some(1) && done.stderr.contains(says), "{more:?}: {}", done.stderr);

@@ -71,7 +71,7 @@ fn values_have_a_comment_that_the_schema_repeats() {
 }
 
 #[test]
-fn values_are_set_in_a_case_and_change_the_manifests() {
+fn each_value_is_set_in_a_case_and_changes_the_manifests() {
     let schema = schema();
     let cases = cases();
     for path in leaves(&schema).into_keys().filter(|path| !PARENTS.contains(&path.as_str())) {

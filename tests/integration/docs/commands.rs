@@ -81,7 +81,7 @@ fn is_line_as_shown(shown: &str, line: &str) -> bool {
 }
 
 #[test]
-fn dots_match_any_text_and_any_lines() {
+fn ellipsis_in_expected_output_matches_any_text_and_lines() {
     for (shown, printed, is_same) in [
         ("a\nb", "a\nb", true),
         ("a\nb", "a", false),

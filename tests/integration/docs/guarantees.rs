@@ -15,7 +15,7 @@ fn tests_named_by_the_guarantees_exist() {
 }
 
 #[test]
-fn promises_name_a_test_each() {
+fn each_promise_names_a_test() {
     let page = read("docs/guarantees.md");
     let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---")).collect();
     let promises = rows.iter().filter(|row| !row.starts_with("| **") && !row.starts_with("| promise"));

@@ -200,7 +200,7 @@ async fn check_names_the_missing_permission_to_bind_or_declare() {
 }
 
 #[tokio::test]
-async fn binding_that_is_taken_out_of_the_configuration_stays() {
+async fn binding_removed_from_the_configuration_stays() {
     let rig = Rig::new("events.unbound").await;
     let exchange = format!("{}.events", rig.queue);
     let mut env = File::new(&first_rules(&exchange)).env(&rig);

@@ -84,7 +84,7 @@ async fn redis_user_without_info_can_claim_and_proves_nothing_after_a_reconnect(
 }
 
 #[tokio::test]
-async fn claim_whose_answer_was_lost_is_there_after_redis_may_have_lost_writes() {
+async fn repeated_claim_succeeds_although_redis_may_have_lost_writes() {
     let redis = Redis::shared().await;
     let clock = FakeClock::new();
     let fixture = Fixture { ledger: Arc::new(own(redis, LONG_RETENTION, clock.clock()).await), clock };

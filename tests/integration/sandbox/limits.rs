@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn allows_two_at_once_on_a_token() {
+async fn token_allows_two_requests_at_once_and_refuses_a_third() {
     let crm = Crm::start(options()).await;
     crm.fault(json!([{"action": "hang", "name_contains": "hang"}])).await;
     let _held = [crm.begin("one", "hang").await, crm.begin("one", "hang").await];
@@ -18,7 +18,7 @@ async fn allows_two_at_once_on_a_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frees_the_slot_of_a_client_that_leaves() {
+async fn slot_is_freed_when_its_client_leaves() {
     let options = Options { max_simultaneous: 1.try_into().unwrap(), ..options() };
     let crm = Crm::start(options).await;
     crm.fault(json!([{"action": "hang", "name_contains": "hang"}])).await;
@@ -47,7 +47,7 @@ async fn task_is_not_created_when_its_client_leaves_during_the_latency() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frees_the_slot_before_the_answer_is_written() {
+async fn slot_is_freed_before_the_answer_is_written() {
     let options = Options { max_simultaneous: 1.try_into().unwrap(), ..options() };
     let mut crm = Crm::start(options).await;
     // Connections that stay open: were one closed, its slot would be free whatever the answer did.
@@ -106,7 +106,7 @@ async fn daily_limit_is_kept_for_each_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn finishes_what_is_under_way_when_it_ends() {
+async fn sandbox_finishes_open_requests_when_it_stops() {
     let latency = Duration::from_millis(200);
     let crm = Crm::start(Options { latency, ..options() }).await;
     let under_way = crm.insert_request("one", &task("x"));

@@ -96,7 +96,7 @@ async fn reset_and_drop_rules_reset_the_connection_with_and_without_a_task() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hangs_with_the_task_created_and_no_answer() {
+async fn hang_rule_creates_the_task_and_sends_no_answer() {
     let crm = Crm::start(options()).await;
     crm.fault(json!([{"action": "hang", "times": 1}])).await;
     let mut stream = crm.begin("one", "x").await;

@@ -14,7 +14,7 @@ use crate::world::ProcessNumber;
 /// Longer than a call of tokenInformation.php. The gate learns of an answer only after this call.
 const ASKING: Duration = Duration::from_millis(50);
 
-/// How a request was sent, as far as it is visible from outside.
+/// How a request was sent, as far as the simulation can see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Sent {
     /// Through an open gate.
@@ -111,7 +111,7 @@ impl Checker {
         }
     }
 
-    /// Why a request must have waited longer for its token or for the gate; none if it is right.
+    /// Why a request was sent before its token or the gate allowed it; none if it was allowed.
     fn sent_too_early(&self, process: ProcessNumber, token: usize, sent: Sent) -> Option<&'static str> {
         let (now, place) = (Instant::now(), (process, token));
         let gate = self.gates.get(&process)?;

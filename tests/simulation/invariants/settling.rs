@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use wolkvox_task_worker::broker::{HeaderValue, Message};
 use wolkvox_task_worker::message::dead_letter::DeadLetter;
-use wolkvox_task_worker::worker::decide::POISON;
+use wolkvox_task_worker::worker::decide::POISON_ORPHANS;
 
 use super::{Account, Checker, HeldDelivery, text};
 use crate::coverage::{Case, Situation};
@@ -203,14 +203,14 @@ impl Checker {
         if is_held && self.is_held_needlessly(number) {
             self.violation(format!("message {number} was held although it could be sent"));
         }
-        // A replay of which no attempt was made stays a replay while it is held.
+        // A replay without an attempt so far stays a replay while it is held.
         let is_held_replay = is_held && self.account(number).replays > 0 && DeadLetter::read(message).attempts == 0;
         if message.header("x-wtw-dead-letter").is_some() && !is_held_replay {
             self.violation(format!("a retry copy of message {number} looks like a dead letter"));
         }
     }
 
-    /// Whether a message is held long after the last fault, so that the gate has missed it.
+    /// Whether a message is held although the gate must have been open for long.
     fn is_held_needlessly(&mut self, number: usize) -> bool {
         // A message that waits for another one with its id, or for a slow rate limit, is rightly held.
         let (is_slow, recovery, calm) = (self.is_slow(), self.recovery(), self.fault_free_since);
@@ -306,7 +306,7 @@ impl Checker {
             "unavailable" => is_spent,
             "unknown" => account.has_cause() && (self.is_strict() || is_spent),
             "id_conflict" => account.created.iter().any(|(subject, _)| *subject != planned.subject),
-            "poison" => account.panics > 0 || self.orphans_in_a_row(account) >= POISON,
+            "poison" => account.panics > 0 || self.orphans_in_a_row(account) >= POISON_ORPHANS,
             "expired" => self
                 .script
                 .setting

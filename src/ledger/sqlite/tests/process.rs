@@ -24,7 +24,7 @@ const BATCH: u32 = 8;
 
 /// The code of the child process. Without its environment variable this test does nothing.
 #[tokio::test]
-async fn child() {
+async fn child_process_writes_a_ledger_when_asked() {
     let Ok(path) = std::env::var(PATH_VARIABLE) else {
         return;
     };
@@ -63,7 +63,7 @@ impl Writer {
 
     /// Starts the child. `command` is a program that runs its arguments.
     fn start_with(mut command: Command, path: &Path) -> Self {
-        let name = concat!(module_path!(), "::child").split_once("::").unwrap().1;
+        let name = concat!(module_path!(), "::child_process_writes_a_ledger_when_asked").split_once("::").unwrap().1;
         let mut child = command
             .arg(std::env::current_exe().unwrap())
             .args([name, "--exact", "--nocapture"])

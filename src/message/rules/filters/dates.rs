@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::civil::{Date, Weekday};
 use jiff::tz::TimeZone;
 
-use crate::message::rules::clock;
+use crate::message::rules::date_text;
 use crate::message::rules::moment::{At, Calendar, Moment};
 use crate::message::rules::parameters::Arguments;
 use crate::message::rules::value::Value;
@@ -17,7 +17,7 @@ pub(super) const MAX_BUSINESS_DAYS: i128 = 3_650;
 fn value(at: At, work: &Work<'_>) -> Result<Value, Fail> {
     let moment = Moment { at, calendar: Arc::clone(work.calendar) };
     match moment.account_clock().year() {
-        ..=0 => Err(clock::out_of_range().into()),
+        ..=0 => Err(date_text::out_of_range().into()),
         _ => Ok(Value::from(moment)),
     }
 }
@@ -29,13 +29,13 @@ pub(super) fn datetime(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_
     }
     let account = work.calendar.timezone.clone();
     let (form, unit) = (arguments.text(0), arguments.text(2));
-    let zone = arguments.text(1).map_or_else(|| Ok(account.clone()), clock::zone)?;
-    let number = |number: f64| clock::since_1970(number, unit, &zone);
+    let zone = arguments.text(1).map_or_else(|| Ok(account.clone()), date_text::zone)?;
+    let number = |number: f64| date_text::since_1970(number, unit, &zone);
     let at = match (of, form, unit) {
         (Value::Date(_), ..) => return Ok(of.clone()),
         (_, Some(_), Some(_)) => return Err("a form and a unit exclude each other".into()),
-        (Value::Text(text), Some(form), None) => clock::parse_form(text, form, &zone, &account)?,
-        (Value::Text(text), None, None) => clock::parse_iso(text, &zone, &account)?,
+        (Value::Text(text), Some(form), None) => date_text::parse_form(text, form, &zone, &account)?,
+        (Value::Text(text), None, None) => date_text::parse_iso(text, &zone, &account)?,
         (Value::Text(text), None, Some(_)) => {
             let given = text.trim().parse().map_err(|_| "the text is no number, which unit asks for")?;
             number(given)?
@@ -61,7 +61,7 @@ fn moment(work: &mut Work<'_>, of: &Value) -> Result<At, Fail> {
         Value::Text(text) => {
             work.handle(text.len())?;
             let account = &work.calendar.timezone;
-            Ok(clock::parse_iso(text, account, account)?)
+            Ok(date_text::parse_iso(text, account, account)?)
         }
         other => Err(no_date(other)),
     }
@@ -77,7 +77,7 @@ fn zone_of(at: &At, work: &Work<'_>) -> TimeZone {
 
 /// `add`: a span such as `2d 3h`.
 pub(super) fn add(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
-    let span = clock::parse_span(arguments.text(0).unwrap_or_default())?;
+    let span = date_text::parse_span(arguments.text(0).unwrap_or_default())?;
     let at = moment(work, of)?;
     if let At::Zoned(at) = &at
         && let Ok(moved) = at.checked_add(span)
@@ -90,8 +90,8 @@ pub(super) fn add(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) ->
         At::Zoned(at) => at.datetime(),
         At::Last(clock) => clock,
     };
-    let moved = clock.checked_add(span).map_err(|_| clock::out_of_range())?;
-    value(clock::civil(moved, &zone, &work.calendar.timezone)?, work)
+    let moved = clock.checked_add(span).map_err(|_| date_text::out_of_range())?;
+    value(date_text::civil(moved, &zone, &work.calendar.timezone)?, work)
 }
 
 /// `add_business_days`: Monday to Friday, less the holidays.
@@ -106,11 +106,11 @@ pub(super) fn add_business_days(work: &mut Work<'_>, of: &Value, arguments: &Arg
     let mut date = read.clock().date();
     // With no day left to count, a day off still becomes the next business day.
     while left > 0 || !is_business_day(date, calendar) {
-        date = if days < 0 { date.yesterday() } else { date.tomorrow() }.map_err(|_| clock::out_of_range())?;
+        date = if days < 0 { date.yesterday() } else { date.tomorrow() }.map_err(|_| date_text::out_of_range())?;
         left -= usize::from(is_business_day(date, calendar) && left > 0);
     }
     let moved = date.to_datetime(read.clock().time());
-    value(clock::civil(moved, &zone_of(&at, work), &work.calendar.timezone)?, work)
+    value(date_text::civil(moved, &zone_of(&at, work), &work.calendar.timezone)?, work)
 }
 
 fn is_business_day(date: Date, calendar: &Calendar) -> bool {
@@ -120,22 +120,22 @@ fn is_business_day(date: Date, calendar: &Calendar) -> bool {
 
 /// `at`: another time of the same day. One that the clocks leave out becomes the one after the gap.
 pub(super) fn at(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
-    let time = clock::parse_time(arguments.text(0).unwrap_or_default())?;
+    let time = date_text::parse_time(arguments.text(0).unwrap_or_default())?;
     let at = moment(work, of)?;
     let date = match &at {
         At::Zoned(at) => at.date(),
         At::Last(clock) => clock.date(),
     };
-    value(clock::civil(date.to_datetime(time), &zone_of(&at, work), &work.calendar.timezone)?, work)
+    value(date_text::civil(date.to_datetime(time), &zone_of(&at, work), &work.calendar.timezone)?, work)
 }
 
 /// `in_timezone`: the same moment as another zone sees it.
 pub(super) fn in_timezone(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
-    let zone = clock::zone(arguments.text(0).unwrap_or_default())?;
+    let zone = date_text::zone(arguments.text(0).unwrap_or_default())?;
     let at = match moment(work, of)? {
         At::Zoned(at) => At::Zoned(at.with_time_zone(zone)),
         At::Last(clock) if zone == work.calendar.timezone => At::Last(clock),
-        At::Last(_) => return Err(clock::out_of_range().into()),
+        At::Last(_) => return Err(date_text::out_of_range().into()),
     };
     value(at, work)
 }
@@ -143,6 +143,6 @@ pub(super) fn in_timezone(work: &mut Work<'_>, of: &Value, arguments: &Arguments
 /// `format`: a text of the moment in its zone.
 pub(super) fn format(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
     let at = moment(work, of)?;
-    let text = clock::write_form(arguments.text(0).unwrap_or_default(), &at)?;
+    let text = date_text::write_form(arguments.text(0).unwrap_or_default(), &at)?;
     work.made(text)
 }

@@ -9,7 +9,7 @@ use crate::broker::Delivery;
 use crate::broker::connect::ended;
 
 /// Where deliveries go, and what ends consuming.
-pub(super) struct Work<'a> {
+pub(super) struct ConsumeContext<'a> {
     pub(super) deliveries: &'a mpsc::Sender<Delivery>,
     pub(super) stop: &'a CancellationToken,
     pub(super) drained: &'a CancellationToken,
@@ -17,20 +17,20 @@ pub(super) struct Work<'a> {
 
 /// One connection, from connecting to its end.
 #[derive(Default)]
-pub(super) struct Life {
+pub(super) struct ConnectionState {
     pub(super) gone: CancellationToken,
     pub(super) unsettled: TaskTracker,
     pub(super) delivered: usize,
 }
 
-/// Waits until everything that was delivered is settled: from then on one message is unsettled at a time. On a connection that has
-/// ended nothing can be settled.
-pub(super) async fn wait_settled(connection: &Connection, work: &Work<'_>, life: &Life) {
-    life.unsettled.close();
+/// Waits until every delivery is settled, so that only one message at a time is unsettled afterwards. Ends early at
+/// `stop`, and when the connection ends, because then nothing can be settled.
+pub(super) async fn wait_settled(connection: &Connection, context: &ConsumeContext<'_>, state: &ConnectionState) {
+    state.unsettled.close();
     tokio::select! {
-        () = work.stop.cancelled() => {}
-        () = life.unsettled.wait() => {}
+        () = context.stop.cancelled() => {}
+        () = state.unsettled.wait() => {}
         () = ended(connection) => {}
     }
-    life.unsettled.reopen();
+    state.unsettled.reopen();
 }

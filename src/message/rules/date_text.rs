@@ -12,14 +12,14 @@ use super::moment::At;
 
 /// The longest form of a date, in bytes.
 const MAX_FORM: usize = 256;
-/// Numbers from this on are milliseconds since 1970, smaller ones seconds: the second is in the year 5138.
+/// Numbers from this one on count as milliseconds since 1970, smaller ones as seconds. As seconds it is in the year 5138.
 const FIRST_MILLISECOND: f64 = 1e11;
-/// A smaller year in a text was meant as another one: 27 as 2027.
+/// A year below this one in a text is refused, because it was probably written with two digits: 27 for 2027.
 const FIRST_YEAR_OF_FOUR_DIGITS: i16 = 1_000;
 /// The last year.
 const LAST_YEAR: i16 = 9_999;
 
-/// What is said of a date that no clock shows.
+/// The error for a date outside the years 1 to 9999.
 pub(super) fn out_of_range() -> String {
     "the date is out of range; years from 1 to 9999 are allowed".to_owned()
 }
@@ -95,7 +95,7 @@ pub(super) fn write_form(form: &str, at: &At) -> Result<String, String> {
     written.map_err(|_| "is a form that has a part which is not known; see strftime, such as %d/%m/%Y".to_owned())
 }
 
-/// Reads a text of a form, without an offset as the clocks of `zone` show it.
+/// Reads a date that is written in `form`. Without an offset it is a wall clock time in `zone`.
 pub(super) fn parse_form(text: &str, form: &str, zone: &TimeZone, account: &TimeZone) -> Result<At, String> {
     check_form(form)?;
     check_zone_of_form(form)?;
