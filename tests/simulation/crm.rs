@@ -264,6 +264,7 @@ impl Crm for FakeCrm {
     fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, HttpResult> {
         async move {
             self.process.hang_if_dead().await;
+            self.world.checker().token_asked(self.process.number);
             sleep(Duration::from_millis(20)).await;
             self.process.hang_if_dead().await;
             let outage = self.world.crm().outage();

@@ -56,7 +56,7 @@ pub(super) struct Gate {
     hint: Option<(Instant, Duration)>,
     /// Before this time no probe must be sent.
     not_before: Option<Instant>,
-    /// When a claim or request was last started.
+    /// When a claim, a request, or the question before a probe in strict mode was last started.
     pub(super) last_turn: Option<Instant>,
 }
 
@@ -159,6 +159,11 @@ impl Checker {
         let gate = self.gates.entry(process).or_default();
         gate.last_turn = Some(Instant::now());
         Request { process, token, subject, account, sent, at: Instant::now(), closing: gate.closing }
+    }
+
+    /// The worker asks the CRM about a token. In strict mode that comes before a probe's request, and can end the probe.
+    pub(crate) fn token_asked(&mut self, process: ProcessNumber) {
+        self.gates.entry(process).or_default().last_turn = Some(Instant::now());
     }
 
     /// Why a request must not be sent.
