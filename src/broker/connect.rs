@@ -58,6 +58,19 @@ impl BrokerError {
     /// Reply code: RabbitMQ cannot deliver a message, for example one of AMQP 1.0 with a property that it cannot convert.
     const INTERNAL_ERROR: u16 = 541;
 
+    /// The error, and what an operator does about it.
+    #[must_use]
+    pub fn with_advice(&self) -> String {
+        let advice = match self.code {
+            Some(Self::ACCESS_REFUSED | Self::NOT_ALLOWED) => {
+                "Are user, password and virtual host in broker.urls right, and what the user may do? For details run \
+                 \"wolkvox-task-worker check --no-crm\"."
+            }
+            _ => ADVICE,
+        };
+        format!("{}. {advice}", self.message.trim_end_matches('.'))
+    }
+
     /// Whether a message cannot be delivered or read: each delivery of it ends the connection.
     #[must_use]
     pub fn is_undeliverable(&self) -> bool {

@@ -1,6 +1,7 @@
 //! Counts the messages on the given queues, once or at an interval, on one connection.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::time::Duration;
 
 use lapin::Connection;
@@ -13,7 +14,33 @@ use crate::broker::connect::{BrokerError, Connector, bounded, close, open_channe
 use crate::broker::topology::short;
 
 /// The number of ready messages on each queue, by name. Queues that do not exist are left out.
-pub type Depths = BTreeMap<String, u64>;
+#[derive(Clone, Debug, Default)]
+pub struct Depths {
+    ready: BTreeMap<String, u64>,
+    has_consumer: BTreeSet<String>,
+}
+
+impl Depths {
+    /// Whether a consumer holds messages of the queue, or may hold some. They are not counted.
+    #[must_use]
+    pub fn has_consumer(&self, queue: &str) -> bool {
+        self.has_consumer.contains(queue)
+    }
+}
+
+impl Deref for Depths {
+    type Target = BTreeMap<String, u64>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.ready
+    }
+}
+
+impl<const N: usize> From<[(String, u64); N]> for Depths {
+    fn from(ready: [(String, u64); N]) -> Self {
+        Self { ready: ready.into(), has_consumer: BTreeSet::new() }
+    }
+}
 
 /// Counts once.
 ///
@@ -59,14 +86,17 @@ pub async fn watch(
 }
 
 async fn on(connection: &Connection, queues: &[String]) -> Result<Depths, BrokerError> {
-    let mut depths = Depths::new();
+    let mut depths = Depths::default();
     let mut channel = open_channel(connection).await?;
     for queue in queues {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let declare = channel.queue_declare(short(queue)?, options, Headers::default());
         match bounded(&format!("look for the queue {queue}"), declare).await {
             Ok(found) => {
-                depths.insert(queue.clone(), found.message_count().into());
+                depths.ready.insert(queue.clone(), found.message_count().into());
+                if found.consumer_count() > 0 {
+                    depths.has_consumer.insert(queue.clone());
+                }
             }
             // RabbitMQ closed the channel when it refused.
             Err(error) if error.code == Some(BrokerError::NOT_FOUND) => channel = open_channel(connection).await?,

@@ -1,5 +1,6 @@
 //! `status`: shows on one screen what the running workers and their queues are doing.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -7,8 +8,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::broker::connect::{ADVICE, Connector};
-use crate::broker::depths::{self, Depths};
+use crate::broker::connect::Connector;
+use crate::broker::depths;
 use crate::cli::{Error, FAILED, load, print};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
@@ -36,7 +37,7 @@ pub struct Args {
 struct Printed<'a> {
     summary: &'a str,
     works: bool,
-    queues: Option<&'a Depths>,
+    queues: Option<&'a BTreeMap<String, u64>>,
     workers: Vec<PrintedWorker<'a>>,
 }
 
@@ -79,7 +80,7 @@ fn json(overview: &Overview) -> Result<String, Error> {
     let printed = Printed {
         summary: &overview.sentence,
         works: overview.works,
-        queues: overview.depths.as_ref().ok(),
+        queues: overview.depths.as_deref().ok(),
         workers: workers.collect(),
     };
     Ok(visible::json(&serde_json::to_string_pretty(&printed).map_err(Error::failed)?))
@@ -98,7 +99,7 @@ fn text(overview: &Overview, config: &Config, now: Timestamp) -> String {
                 line("queue", &format!("{name}: {}", grouped(*count)));
             }
         }
-        Err(error) => line("broker", &format!("the queues could not be counted: {error}. {ADVICE}")),
+        Err(error) => line("broker", &format!("the queues could not be counted: {}", error.with_advice())),
     }
     for sentence in overview.forecast(now, zone) {
         line("forecast", &sentence);

@@ -1,5 +1,6 @@
 //! Computes defaults that depend on other values, so that setting one key never makes the default of another key invalid.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::keys::find;
@@ -30,7 +31,16 @@ pub(super) fn follow(raw: &mut Raw, terminal: bool) {
     pair(raw, ("gate.probe_initial", seconds(1)), ("gate.probe_max", seconds(60)));
     let is_strict = raw.text("retry.on_unknown").is_some_and(|then| then == "dead-letter");
     set(raw, "crm.reuse_connections", if is_strict { "false" } else { "true" });
+    let listen = raw.text("admin.listen").and_then(|text| text.parse().ok());
+    set(raw, "console.workers", &listen.and_then(admin_url).unwrap_or_else(|| "http://127.0.0.1:9464".to_owned()));
     set(raw, "log.format", if terminal { "text" } else { "json" });
+}
+
+/// The address at which this machine reaches an admin port. A free port is not known before the worker listens.
+fn admin_url(listen: SocketAddr) -> Option<String> {
+    // `[::]` answers IPv4, too.
+    let host = if listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen.ip() };
+    (listen.port() != 0).then(|| format!("http://{}", SocketAddr::new(host, listen.port())))
 }
 
 /// 20 s, unless another value requires a different time.

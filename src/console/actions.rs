@@ -2,10 +2,10 @@
 //! restart of the console.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::App;
@@ -30,6 +30,10 @@ pub(crate) const PRINT: &str = "print";
 pub(crate) const MOST: usize = 200_000;
 /// How many ids the ledger is asked about each time that somebody opens an action's page.
 const FOLLOWED: u32 = 1_000;
+/// How long the page that starts an action waits for its count.
+const COUNT_WAIT: Duration = Duration::from_secs(2);
+/// The most actions that are counted at the same time.
+const MOST_COUNTS: usize = 20;
 /// Shortest interval between two of these questions.
 const FOLLOW: Duration = Duration::from_secs(3);
 
@@ -38,6 +42,40 @@ const FOLLOW: Duration = Duration::from_secs(3);
 pub(crate) struct Running {
     stops: Mutex<HashMap<String, CancellationToken>>,
     followed: Mutex<HashMap<String, Instant>>,
+    /// The actions whose messages are being counted, or could not be counted.
+    counts: Mutex<HashMap<String, Counting>>,
+}
+
+impl Running {
+    fn counts(&self) -> MutexGuard<'_, HashMap<String, Counting>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin_count(&self, id: &str) -> Result<(), String> {
+        let mut counts = self.counts();
+        if counts.len() >= MOST_COUNTS {
+            counts.retain(|_, counting| matches!(counting, Counting::Running));
+        }
+        if counts.len() >= MOST_COUNTS {
+            return Err("too many actions are being counted; try again in a moment".to_owned());
+        }
+        counts.insert(id.to_owned(), Counting::Running);
+        Ok(())
+    }
+
+    fn end_count(&self, id: String, result: Result<(), String>) {
+        match result {
+            Err(why) => drop(self.counts().insert(id, Counting::Failed(why))),
+            Ok(()) => drop(self.counts().remove(&id)),
+        }
+    }
+}
+
+/// The count of an action that is not stored yet.
+#[derive(Clone, Debug)]
+pub(crate) enum Counting {
+    Running,
+    Failed(String),
 }
 
 /// What the operator asked for.
@@ -58,8 +96,27 @@ pub(crate) struct ActionRequest {
     pub(crate) address: String,
 }
 
-/// Counts the messages of an action, stores it, and returns its id.
-pub(crate) async fn count(app: &App, asked: ActionRequest) -> Result<String, String> {
+/// Counts the messages of an action in the background, and stores it. Waits a short time for that, and returns the action's id.
+///
+/// # Errors
+/// Why it could not be counted, if that is known by then.
+pub(crate) async fn start_count(app: &Arc<App>, asked: ActionRequest) -> Result<String, String> {
+    let (id, counted) = (new_action(), CancellationToken::new());
+    app.running.begin_count(&id)?;
+    let (task_app, task_id, ended) = (Arc::clone(app), id.clone(), counted.clone());
+    app.tasks.spawn(async move {
+        let result = task_app.stop.run_until_cancelled(count(&task_app, task_id.clone(), asked)).await;
+        task_app.running.end_count(task_id, result.unwrap_or(Ok(())));
+        ended.cancel();
+    });
+    let _ = timeout(COUNT_WAIT, counted.cancelled()).await;
+    match app.counting(&id) {
+        Some(Counting::Failed(why)) => Err(why),
+        Some(Counting::Running) | None => Ok(id),
+    }
+}
+
+async fn count(app: &App, id: String, asked: ActionRequest) -> Result<(), String> {
     let (candidates, note) = read(app, &asked).await?;
     if candidates.len() > MOST {
         return Err(format!(
@@ -88,7 +145,7 @@ pub(crate) async fn count(app: &App, asked: ActionRequest) -> Result<String, Str
         })
         .collect();
     let action = Action {
-        id: new_action(),
+        id,
         what: asked.what.to_owned(),
         state: "counted".to_owned(),
         who: asked.who,
@@ -105,8 +162,7 @@ pub(crate) async fn count(app: &App, asked: ActionRequest) -> Result<String, Str
         created_at: app.now().as_second(),
         ..Action::default()
     };
-    app.store.keep(&action, &items)?;
-    Ok(action.id)
+    app.store.keep(&action, &items)
 }
 
 /// The messages of an action, and what an operator must know about how they were read.
@@ -212,9 +268,17 @@ impl App {
         Ok(())
     }
 
-    /// Continues the actions that ran when the console ended.
+    /// Continues the actions that ran when the console ended. With `console.read_only` they wait.
     pub(crate) fn resume(self: &Arc<Self>) -> Result<(), String> {
-        for action in self.store.actions(Some("running"), 100)? {
+        let waiting = self.store.actions(Some("running"), 100)?;
+        if self.config.console.read_only {
+            for action in waiting {
+                let why = "console.read_only is true; the action goes on when the console starts without it";
+                tracing::warn!(action = action.id, what = action.what, why, "an action waits");
+            }
+            return Ok(());
+        }
+        for action in waiting {
             tracing::info!(
                 action = action.id,
                 what = action.what,
@@ -223,6 +287,17 @@ impl App {
             self.carry_out(action);
         }
         Ok(())
+    }
+
+    /// The state of a count that is not stored yet.
+    pub(crate) fn counting(&self, id: &str) -> Option<Counting> {
+        self.running.counts().get(id).cloned()
+    }
+
+    /// Whether an action was cancelled and has not ended yet.
+    pub(crate) fn is_ending(&self, id: &str) -> bool {
+        let stops = self.running.stops.lock().unwrap_or_else(PoisonError::into_inner);
+        stops.get(id).is_some_and(CancellationToken::is_cancelled)
     }
 
     /// Stops an action. Returns whether it was running.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::Message;
+use crate::broker::{Message, depths};
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::list_entry::{ListEntry, Texts};
@@ -29,7 +29,9 @@ const FRESH: Duration = Duration::from_secs(60);
 /// Bytes of each body that are kept. The rest is read from the queue on request.
 pub(crate) const BODY: usize = 64 << 10;
 /// How long the count of an action waits for a reading.
-const COUNT_WAIT: Duration = Duration::from_secs(10);
+const COUNT_WAIT: Duration = Duration::from_secs(120);
+/// Age of an empty reading from which a page asks RabbitMQ whether the queues are still empty.
+const EMPTY_FRESH: Duration = Duration::from_secs(2);
 /// How long a page waits for a running reading.
 const WAIT: Duration = Duration::from_secs(2);
 
@@ -78,10 +80,10 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// Whether a list of its messages can be shown. If the last reading failed, an empty list of an older one proves
-    /// nothing.
+    /// Whether a list of its messages can be shown. If the last reading failed, or another one runs, an empty list of an older
+    /// one proves nothing.
     pub(crate) fn knows(&self, is_empty: bool) -> bool {
-        self.snapshot.is_some() && !(is_empty && self.failure.is_some())
+        self.snapshot.is_some() && !(is_empty && (self.failure.is_some() || self.reading.is_some()))
     }
 }
 
@@ -93,14 +95,23 @@ impl Index {
 
     /// The last reading. Starts another one when it is old, and waits a short time for the first one.
     pub(crate) async fn view(self: &Arc<Self>, tasks: &TaskTracker, stop: &CancellationToken) -> View {
-        let is_fresh = self.snapshot().is_some_and(|snapshot| snapshot.began.elapsed() < FRESH);
-        if !is_fresh {
+        let last = self.snapshot();
+        let is_fresh = last.as_ref().is_some_and(|last| last.began.elapsed() < FRESH);
+        let was_empty = last.as_ref().is_some_and(|last| last.entries.is_empty() && last.began.elapsed() > EMPTY_FRESH);
+        if !is_fresh || (was_empty && !self.are_queues_empty().await) {
             self.read(tasks, stop);
-        }
-        if self.snapshot().is_none() {
-            self.wait().await;
+            if last.is_none_or(|last| last.entries.is_empty()) {
+                self.wait().await;
+            }
         }
         self.current_view()
+    }
+
+    /// Whether RabbitMQ counts no message on the dead-letter queues.
+    async fn are_queues_empty(&self) -> bool {
+        let queues = [self.dead_letters.queues.dead.clone(), self.dead_letters.queues.broker.clone()];
+        let counted = depths::count(&self.dead_letters.connector, &queues).await;
+        counted.is_ok_and(|depths| depths.values().sum::<u64>() == 0)
     }
 
     /// Starts a reading unless one is running, and waits a short time for it.
@@ -109,8 +120,8 @@ impl Index {
         self.wait().await;
     }
 
-    /// Reads the queues for the count of an action. If that takes too long, for example because an action runs, the last
-    /// reading is used, and the second part says so.
+    /// The reading for the count of an action: the last one if it is fresh, or else a new one. If that takes too long, for
+    /// example because an action runs, the last one is used, and the second part says so.
     ///
     /// # Errors
     /// Why there is no reading.
@@ -119,9 +130,12 @@ impl Index {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<(Arc<Snapshot>, Option<String>), String> {
-        self.read(tasks, stop);
+        let is_fresh = self.snapshot().is_some_and(|last| last.began.elapsed() < FRESH && !last.entries.is_empty());
+        if !is_fresh {
+            self.read(tasks, stop);
+        }
         let reading = lock(&self.reading).clone();
-        let late = match reading {
+        let late = match reading.filter(|_| !is_fresh) {
             Some(reading) => timeout(COUNT_WAIT, reading.cancelled()).await.is_err(),
             None => false,
         };
@@ -136,7 +150,9 @@ impl Index {
                 snapshot.began.elapsed().as_secs()
             )
         });
-        let note = note.or_else(|| snapshot.scanned.partial.clone());
+        let age = snapshot.began.elapsed().as_secs();
+        let read = (age >= 2).then(|| format!("The dead letters were read {age} s ago. Later ones are not included."));
+        let note = note.or_else(|| snapshot.scanned.partial.clone()).or(read);
         Ok((snapshot, note))
     }
 

@@ -104,7 +104,9 @@ impl LookedUp {
             }
             (true, ..) => "It was not found, but the ledger could not be asked. Read the lines below.",
             (false, false, _) => "It was not found, but not all queues could be read. Read the lines below.",
-            (false, true, _) => "Nothing is known about it: it may wait on the work queue, or it never arrived.",
+            (false, true, _) => {
+                "Nothing is known about it: it may wait on the work queue or in a worker, or it never arrived."
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fetched::FetchedMessage;
 use super::{DeadLetters, Source};
-use crate::broker::connect::{ADVICE, BrokerError};
+use crate::broker::connect::BrokerError;
 use crate::broker::inspect::Inspection;
 use crate::broker::queue_scan::{QueueScan, WINDOW};
 use crate::broker::topology::Topology;
@@ -154,7 +154,7 @@ impl DeadLetters {
                 "{error}\nNo command gets past that message of {queue}. Remove it in RabbitMQ's management interface (Queues, \
                  {queue}, Get messages), then go on."
             ),
-            Stop::Broker(error) => format!("{error}. {ADVICE}"),
+            Stop::Broker(error) => error.with_advice(),
         })
     }
 }

@@ -17,6 +17,8 @@ use crate::count::{counted, either, grouped};
 const WINDOW: Duration = Duration::from_secs(300);
 /// The shortest time from which a rate is computed.
 const SHORTEST: Duration = Duration::from_secs(20);
+/// After this time without a request the quota is not being used up.
+const IDLE: Duration = Duration::from_secs(60);
 /// The longest forecast. A rate of the last minutes says nothing about more.
 const FARTHEST: SignedDuration = SignedDuration::from_hours(24 * 30);
 
@@ -53,15 +55,22 @@ impl Rates {
         self.0.push_back(sample);
     }
 
-    /// The rates over the samples; none before enough time has passed.
+    /// The rates over the samples; none before enough time has passed. While nothing was sent for [`IDLE`], the earlier requests
+    /// say nothing about the next ones.
     #[must_use]
     pub fn rate(&self) -> Option<Rate> {
         let (first, last) = (self.0.front()?, self.0.back()?);
         let took = last.at.duration_since(first.at);
         let per_second = |before: u64, now: u64| number(now.saturating_sub(before)) / took.as_secs_f64();
+        let is_idle = self
+            .0
+            .iter()
+            .rev()
+            .find(|sample| last.at.duration_since(sample.at) >= IDLE)
+            .is_some_and(|before| before.calls == last.calls);
         (took >= SHORTEST).then(|| Rate {
             messages: per_second(first.settled, last.settled),
-            calls: per_second(first.calls, last.calls),
+            calls: if is_idle { 0.0 } else { per_second(first.calls, last.calls) },
         })
     }
 }
@@ -149,6 +158,25 @@ pub fn forecast(
         quota_until,
         quota_reset_at: calls_left.map(|_| quota_reset),
     }
+}
+
+/// The forecast of several workers that take messages from one queue at the same time, with the messages that each holds.
+#[must_use]
+pub fn together(each: Vec<(&Forecast, u64)>, now: Timestamp, zone: &TimeZone) -> Forecast {
+    // The queues are the same for all; what a worker holds is only in its own backlog.
+    let queued = each.iter().filter_map(|(one, held)| Some(one.backlog?.saturating_sub(*held))).max();
+    let backlog = queued.map(|queued| queued + each.iter().map(|(_, held)| held).sum::<u64>());
+    let rates: Option<Vec<f64>> = each.iter().map(|(one, _)| Some(one.settled_per_minute? / 60.0)).collect();
+    let needs = |one: &Forecast| Some((number(one.calls_needed?), number(one.backlog?)));
+    let (calls, messages) =
+        each.iter().filter_map(|(one, _)| needs(one)).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
+    let calls_per_message = if messages > 0.0 { calls / messages } else { 1.0 };
+    let rate = rates.map(|rates| rates.into_iter().sum::<f64>());
+    let rate = rate.map(|messages| Rate { messages, calls: messages * calls_per_message });
+    // They may share tokens, so the fewest calls that one knows of count.
+    let fewest = each.iter().filter_map(|(one, _)| Some((one.calls_left?, one.quota_reset_at))).min();
+    let quota = fewest.map(|(left, reset)| Quota { left: Some(left), reset, is_refused: false });
+    forecast(now, zone, rate, backlog, quota.as_slice())
 }
 
 impl Forecast {

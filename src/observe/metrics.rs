@@ -83,6 +83,15 @@ pub struct Counts {
     pub ledger_entries: i64,
 }
 
+impl Counts {
+    /// Messages that ended: created, already created, skipped, dead-lettered.
+    #[must_use]
+    pub fn done(&self) -> u64 {
+        let settled = ["created", "already_created", "skipped"].iter().filter_map(|name| self.settled.get(name));
+        settled.chain(self.dead_lettered.values()).sum()
+    }
+}
+
 /// All counters and gauges.
 #[derive(Debug)]
 pub(super) struct Metrics {

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use crate::broker::connect::{ADVICE, BrokerError};
 use crate::broker::depths::Depths;
 use crate::count::{counted, either, grouped};
-use crate::observe::forecast::Forecast;
+use crate::observe::forecast::{Forecast, together};
 use crate::observe::status::Page;
 use crate::observe::workers::{StatusError, WorkerStatus};
 
@@ -34,6 +34,7 @@ pub struct Overview {
     pub depths: Result<Depths, BrokerError>,
     /// The messages on the dead-letter queues; none when they cannot be counted.
     dead: Option<u64>,
+    is_dead_read: bool,
 }
 
 impl Overview {
@@ -46,13 +47,18 @@ impl Overview {
             answers.into_iter().zip(roles).map(|(answer, role)| Member { answer, role }).collect();
         let (works, mut sentence) = sentence(queue, &workers, &depths);
         let of = |depths: &Depths| dead.iter().filter_map(|name| depths.get(*name)).sum();
-        let dead = depths.as_ref().ok().map(of);
-        match dead {
-            Some(0) | None => {}
-            Some(1) => sentence.push_str(" There is one dead letter."),
-            Some(count) => sentence.push_str(&format!(" There are {}.", counted(count, "dead letter"))),
+        let count = depths.as_ref().ok().map(of);
+        let is_read = depths.as_ref().is_ok_and(|depths| dead.iter().any(|name| depths.has_consumer(name)));
+        match (count, is_read) {
+            (Some(0) | None, false) => {}
+            (Some(1), false) => sentence.push_str(" There is one dead letter."),
+            (Some(count), false) => sentence.push_str(&format!(" There are {}.", counted(count, "dead letter"))),
+            (count, true) => {
+                let count = counted(count.unwrap_or(0), "dead letter");
+                sentence.push_str(&format!(" The dead letters are being read, so only {count} can be counted now."));
+            }
         }
-        Self { sentence, works, workers, depths, dead }
+        Self { sentence, works, workers, depths, dead: count, is_dead_read: is_read }
     }
 
     /// The messages on the dead-letter queues; none when they cannot be counted.
@@ -61,10 +67,16 @@ impl Overview {
         self.dead
     }
 
-    /// The forecasts in sentences: the active worker's, or else those of all workers.
+    /// Whether somebody reads the dead-letter queues now, so that not all of their messages are counted.
+    #[must_use]
+    pub fn dead_letters_are_read(&self) -> bool {
+        self.is_dead_read
+    }
+
+    /// The forecasts in sentences: the active worker's, those of all active workers together, or else that of any worker.
     #[must_use]
     pub fn forecast(&self, now: Timestamp, zone: &TimeZone) -> Vec<String> {
-        match self.best_forecast() {
+        match self.best_forecast(now, zone) {
             // While the gate is closed nothing is settled, so an earlier rate does not apply.
             Some((false, forecast)) => forecast.quota_sentence(now, zone).into_iter().collect(),
             Some((true, forecast)) => forecast.sentences(now, zone),
@@ -72,13 +84,23 @@ impl Overview {
         }
     }
 
-    /// Whether the worker's gate is open, and its forecast.
-    fn best_forecast(&self) -> Option<(bool, &Forecast)> {
+    /// Whether a worker's gate is open, and the forecast.
+    fn best_forecast(&self, now: Timestamp, zone: &TimeZone) -> Option<(bool, Forecast)> {
         let pages = || self.workers.iter().filter_map(|worker| Some((worker.role, worker.answer.page.as_ref().ok()?)));
-        let active = pages().find(|(role, _)| *role == "active");
-        active
-            .or_else(|| pages().find(|(_, page)| page.forecast.backlog.is_some()))
-            .map(|(_, page)| (page.gate.open, &page.forecast))
+        let active: Vec<&Page> = pages().filter(|(role, _)| *role == "active").map(|(_, page)| page).collect();
+        match active.as_slice() {
+            [] => pages()
+                .find(|(_, page)| page.forecast.backlog.is_some())
+                .map(|(_, page)| (page.gate.open, page.forecast.clone())),
+            [page] => Some((page.gate.open, page.forecast.clone())),
+            several => {
+                // Each counts the same queues, and only the messages that it holds itself.
+                let of = |page: &Page| u64::try_from(page.messages.in_flight).unwrap_or(0);
+                let each = several.iter().map(|page| (&page.forecast, of(page))).collect();
+                let forecast = together(each, now, zone);
+                Some((several.iter().any(|page| page.gate.open), forecast))
+            }
+        }
     }
 }
 
@@ -139,13 +161,22 @@ fn sentence(queue: &str, workers: &[Member], depths: &Result<Depths, BrokerError
     };
     let tokens = suspended(&senders);
     let silent = workers.iter().filter(|worker| worker.answer.page.is_err()).count();
-    let silent = match silent {
+    let count = silent;
+    let silent = match count {
         0 => String::new(),
         some => {
             let does = either(some as u64, "does", "do");
             format!(" {some} of {} workers {does} not answer.", workers.len())
         }
     };
+    // The silent one may be the active one, and may have stopped.
+    let waits = depths.as_ref().is_ok_and(|depths| depths.get(queue).is_some_and(|ready| *ready > 0));
+    if count > 0 && !is_one_active && waits {
+        return (
+            false,
+            format!("It is not known whether it works: no worker that answers is active.{backlog}{silent}"),
+        );
+    }
     (true, format!("Working.{backlog}{closed}{tokens}{silent}"))
 }
 
@@ -179,17 +210,19 @@ fn backlog<'a>(queue: &str, pages: impl Iterator<Item = &'a Page>, depths: &Resu
     let retry = format!("{queue}.retry.");
     let waiting: u64 = depths.iter().filter(|(name, _)| name.starts_with(&retry)).map(|(_, count)| count).sum();
     let held: u64 = pages.filter_map(|page| u64::try_from(page.messages.in_flight).ok()).sum();
-    match depths.get(queue) {
-        Some(0) => match (waiting + held, waiting) {
-            (0, _) => " No message waits on the queue.".to_owned(),
-            (1, 0) => " One message waits in the worker.".to_owned(),
-            (1, _) => " One message waits on a retry queue.".to_owned(),
-            (count, 0) => format!(" {} messages wait in the worker.", grouped(count)),
-            (count, _) => format!(" {} messages wait on the retry queues or in the worker.", grouped(count)),
-        },
-        Some(1) => " One message waits on the queue.".to_owned(),
-        Some(count) => format!(" {} messages wait on the queue.", grouped(*count)),
-        None => String::new(),
+    let Some(ready) = depths.get(queue) else { return String::new() };
+    let places = [(*ready, "on the queue"), (waiting, "on retry queues"), (held, "in the worker")];
+    let places: Vec<(u64, &str)> = places.into_iter().filter(|(count, _)| *count > 0).collect();
+    match places.as_slice() {
+        [] => " No message waits on the queue.".to_owned(),
+        [(1, place)] => format!(" One message waits {place}."),
+        [(count, place)] => format!(" {} messages wait {place}.", grouped(*count)),
+        several => {
+            let all = several.iter().map(|(count, _)| count).sum();
+            let each: Vec<String> =
+                several.iter().map(|(count, place)| format!("{} {place}", grouped(*count))).collect();
+            format!(" {} messages wait: {}.", grouped(all), each.join(", "))
+        }
     }
 }
 
@@ -209,162 +242,4 @@ fn suspended(pages: &[&Page]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::observe::status::{BrokerStatus, GateStatus, LedgerStatus, Messages, TokenStatus};
-
-    fn answer(page: Result<Page, &str>) -> WorkerStatus {
-        WorkerStatus {
-            address: "w:9464".to_owned(),
-            page: page.map_err(|why| StatusError { why: why.to_owned(), is_other: false }),
-        }
-    }
-
-    fn page(role: &str) -> Page {
-        Page {
-            role: role.to_owned(),
-            ready: true,
-            gate: GateStatus { open: true, ..GateStatus::default() },
-            broker: BrokerStatus { connected: true, ..BrokerStatus::default() },
-            ledger: LedgerStatus { healthy: true, ..LedgerStatus::default() },
-            ..Page::default()
-        }
-    }
-
-    #[test]
-    fn sentence_says_what_to_do_when_broker_or_ledger_is_down() {
-        let unready = |why: &str| Page { ready: false, reason: Some(why.to_owned()), ..page("not_connected") };
-        let broker = Page { broker: BrokerStatus::default(), ..unready("not connected to RabbitMQ: refused") };
-        let ledger = Page { ledger: LedgerStatus::default(), ..unready("the ledger is not open: refused") };
-        for (page, sentence) in [
-            (
-                broker,
-                "Not working: not connected to RabbitMQ: refused. Is RabbitMQ running, and is broker.urls right? For \
-                 details run \"wolkvox-task-worker check --no-crm\".",
-            ),
-            (
-                ledger,
-                "Not working: the ledger is not open: refused. For details run \"wolkvox-task-worker check --no-crm\".",
-            ),
-        ] {
-            let down = Err(BrokerError { message: "refused".to_owned(), code: None });
-            let overview = Overview::new("q", &["q.dead"], vec![answer(Ok(page))], down);
-            assert_eq!((overview.works, overview.sentence.as_str()), (false, sentence));
-        }
-    }
-
-    #[test]
-    fn overview_sentence_says_whether_the_worker_works() {
-        let depths = |count| Ok(Depths::from([("q".to_owned(), count)]));
-        let closed = GateStatus { advice: Some("the CRM fails".to_owned()), ..GateStatus::default() };
-        let suspended = TokenStatus { suspended: Some("quota".to_owned()), ..TokenStatus::default() };
-        for (answers, works, sentence) in [
-            (
-                vec![],
-                false,
-                "No worker answers (console.workers names no worker). 212 messages wait on the queue. Start a worker, or correct console.workers.",
-            ),
-            (
-                vec![answer(Err("connection refused"))],
-                false,
-                "No worker answers (w:9464: connection refused). 212 messages wait on the queue. Start a worker, or correct console.workers.",
-            ),
-            (vec![answer(Ok(page("active")))], true, "Working. 212 messages wait on the queue."),
-            (
-                vec![answer(Ok(page("active"))), answer(Err("x"))],
-                true,
-                "Working. 212 messages wait on the queue. 1 of 2 workers does not answer.",
-            ),
-            (
-                vec![answer(Ok(Page { gate: closed, ..page("active") }))],
-                false,
-                "Not sending: the CRM fails. 212 messages wait on the queue.",
-            ),
-            (
-                vec![answer(Ok(Page { ready: false, reason: Some("no ledger".to_owned()), ..page("active") }))],
-                false,
-                "Not working: no ledger. 212 messages wait on the queue.",
-            ),
-            (
-                vec![answer(Ok(Page { tokens: vec![suspended], ..page("active") }))],
-                true,
-                "Working. 212 messages wait on the queue. The quota of token 0 is used up.",
-            ),
-        ] {
-            let overview = Overview::new("q", &["q.dead"], answers, depths(212));
-            assert_eq!((overview.works, overview.sentence.as_str()), (works, sentence));
-        }
-    }
-
-    #[test]
-    fn sentence_ignores_the_gate_of_a_standby_when_a_worker_is_active() {
-        let closed = || GateStatus { advice: Some("the CRM fails".to_owned()), ..GateStatus::default() };
-        let old = TokenStatus { suspended: Some("quota".to_owned()), ..TokenStatus::default() };
-        let standby = || Page { gate: closed(), tokens: vec![old.clone()], ..page("not_known") };
-        let closed_active = || Page { gate: closed(), ..page("active") };
-        for (pages, works, sentence) in [
-            (vec![standby(), page("active")], true, "Working."),
-            (vec![page("not_known"), closed_active()], false, "Not sending: the CRM fails."),
-            (vec![standby(), standby()], false, "Not sending: the CRM fails."),
-            (vec![page("active"), closed_active()], true, "Working. 1 of 2 workers sends nothing: the CRM fails."),
-        ] {
-            let answers = pages.into_iter().map(|page| answer(Ok(page))).collect();
-            let overview = Overview::new("q", &["q.dead"], answers, Ok(Depths::new()));
-            assert_eq!((overview.works, overview.sentence.as_str()), (works, sentence));
-        }
-    }
-
-    #[test]
-    fn dead_letters_are_counted_in_the_sentence_or_not_known() {
-        let depths = Depths::from([("q".to_owned(), 0), ("q.dead".to_owned(), 75)]);
-        let overview = Overview::new("q", &["q.dead", "q.dead.broker"], vec![answer(Ok(page("active")))], Ok(depths));
-        assert_eq!(overview.sentence, "Working. No message waits on the queue. There are 75 dead letters.");
-        assert_eq!(overview.dead_letters(), Some(75));
-        let down = Err(BrokerError { message: "connection refused".to_owned(), code: None });
-        let overview = Overview::new("q", &["q.dead"], vec![answer(Ok(page("active")))], down);
-        assert_eq!(overview.dead_letters(), None, "not counted is not zero");
-    }
-
-    #[test]
-    fn worker_of_another_queue_counts_as_no_answer() {
-        let of = |queue: &str| answer(Ok(Page { queue: Some(queue.to_owned()), ..page("active") }));
-        let overview = Overview::new("q", &["q.dead"], vec![of("other")], Ok(Depths::new()));
-        assert_eq!(
-            (overview.works, overview.sentence.as_str()),
-            (
-                false,
-                "No worker answers (w:9464: this worker serves the queue other, and broker.queue is q). Correct \
-                 console.workers: each address must be the admin.listen of a worker of this queue."
-            )
-        );
-        assert!(Overview::new("q", &["q.dead"], vec![of("q")], Ok(Depths::new())).works);
-    }
-
-    #[test]
-    fn sentence_counts_messages_that_a_worker_holds() {
-        for (in_flight, retry, sentence) in [
-            (0, 0, "Working. No message waits on the queue."),
-            (1, 0, "Working. One message waits in the worker."),
-            (12, 0, "Working. 12 messages wait in the worker."),
-            (0, 1, "Working. One message waits on a retry queue."),
-            (2, 10, "Working. 12 messages wait on the retry queues or in the worker."),
-        ] {
-            let messages = Messages { in_flight, ..Messages::default() };
-            // The forecast was measured before, and is not what waits now.
-            let forecast = Forecast { backlog: Some(99), ..Forecast::default() };
-            let holding = answer(Ok(Page { messages, forecast, ..page("active") }));
-            let depths = Depths::from([("q".to_owned(), 0), ("q.retry.10s".to_owned(), retry)]);
-            assert_eq!(Overview::new("q", &["q.dead"], vec![holding], Ok(depths)).sentence, sentence);
-        }
-    }
-
-    #[test]
-    fn workers_stand_by_when_another_is_active() {
-        let roles = |pages: &[&str]| roles(&pages.iter().map(|role| answer(Ok(page(role)))).collect::<Vec<_>>());
-        assert_eq!(roles(&["active", "not_known"]), ["active", "standby"]);
-        assert_eq!(
-            roles(&["not_known", "not_connected"]),
-            ["active or standby (not known before its first message)", "not connected"]
-        );
-    }
-}
+mod tests;

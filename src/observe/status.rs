@@ -87,6 +87,8 @@ struct Measured {
     rates: Rates,
     trend: Trend,
     depths: Option<Depths>,
+    /// The backlog when the queues were counted last, and how many messages had ended by then.
+    backlog: Option<(u64, u64)>,
     /// Whether a message arrived on the current connection.
     active: bool,
 }
@@ -203,12 +205,12 @@ impl Status {
         let settled = |name: &str| counts.settled.get(name).copied().unwrap_or(0);
         let failed: u64 = counts.dead_lettered.values().sum();
         let calls = counts.attempts.values().sum();
-        let created = settled("created");
-        let done = created + settled("already_created") + settled("skipped") + failed;
+        let done = counts.done();
         let backlog = depths.as_ref().map(|depths| self.backlog(depths));
         let mut measured = self.measured();
         measured.rates.add(CountsAt { at: Instant::now(), settled: done, calls });
-        measured.trend.add(self.clock.now(), created, failed, settled("retried"), backlog);
+        measured.trend.add(self.clock.now(), settled("created"), failed, settled("retried"), backlog);
+        measured.backlog = backlog.map(|backlog| (backlog, done));
         measured.depths = depths;
     }
 
@@ -264,10 +266,13 @@ impl Status {
     #[must_use]
     pub fn forecast(&self) -> Forecast {
         let tokens: Vec<Quota> = self.gate.token_states().iter().map(page::quota).collect();
-        let (rate, backlog) = {
+        let (rate, counted) = {
             let measured = self.measured();
-            (measured.rates.rate(), measured.depths.as_ref().map(|depths| self.backlog(depths)))
+            (measured.rates.rate(), measured.backlog)
         };
+        // The calls that are left are those of now, so the backlog must be, too.
+        let done = self.events.counts().done();
+        let backlog = counted.map(|(backlog, done_then)| backlog.saturating_sub(done.saturating_sub(done_then)));
         // Without a connection the queues cannot be counted, and the last count is old.
         let is_connected = held(&self.unconnected).is_none();
         let backlog = backlog.filter(|_| is_connected);

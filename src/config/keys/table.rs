@@ -279,7 +279,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "console.workers",
-        Preset::Text("http://127.0.0.1:9464"),
+        Preset::Derived("the address of admin.listen; http://127.0.0.1:9464 if its port is 0"),
         Kind::Like("http addresses of admin ports"),
         "The workers that `status`, `find` and the console ask.",
     )

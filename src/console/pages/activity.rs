@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::posted::Posted;
 use super::results::{FOLLOWED, replays_elsewhere, result};
-use super::{Shell, go, parameter, print_of, said, show, when};
+use super::{Said, Shell, go, parameter, print_of, said, show, when};
 use crate::console::App;
-use crate::console::actions::{self, ActionRequest, PRINT};
+use crate::console::actions::{self, ActionRequest, Counting, PRINT};
 use crate::console::safety::{Form, Visitor};
 use crate::console::store::Action;
 use crate::console::times::When;
@@ -25,7 +25,7 @@ const MOST: usize = 200;
 /// The most message ids that are listed for each state.
 const NAMED: u32 = 50;
 /// Seconds until the page of a running action is loaded again.
-const REFRESH: u32 = 2;
+const REFRESH: u32 = 5;
 
 #[derive(Template)]
 #[template(path = "activity.html")]
@@ -44,6 +44,8 @@ struct Row {
     reason: String,
     result: String,
     link: Option<String>,
+    /// The action of another program whose messages can be restored.
+    restore: Option<String>,
 }
 
 pub(super) async fn page(State(app): State<Arc<App>>, Extension(visitor): Extension<Visitor>) -> Response {
@@ -94,8 +96,18 @@ fn own(app: &App, action: &Action) -> Row {
         what: action.what.clone(),
         filter: action.filter.clone(),
         reason: action.reason.clone().unwrap_or_default(),
-        result: result(action, &app.store.counts(&action.id).unwrap_or_default()),
+        result: result(action, &app.store.counts(&action.id).unwrap_or_default()) + &ending(action),
         link: Some(format!("{}actions/{}", app.base, action.id)),
+        restore: None,
+    }
+}
+
+/// The end of an action's result, unless it handled everything.
+fn ending(action: &Action) -> String {
+    match (action.state.as_str(), &action.error) {
+        ("failed", Some(why)) => format!("; stopped: {why}"),
+        ("cancelled", _) => "; cancelled".to_owned(),
+        _ => String::new(),
     }
 }
 
@@ -114,7 +126,7 @@ fn recorded(app: &App, record: &Record, ours: &[Action], results: &HashMap<Strin
         reason: record.reason.clone().unwrap_or_default(),
         result: match action {
             _ if record.what == "cancel" => record.result.clone(),
-            Some(action) => result(action, &app.store.counts(&action.id).unwrap_or_default()),
+            Some(action) => result(action, &app.store.counts(&action.id).unwrap_or_default()) + &ending(action),
             None => match results.get(&record.action) {
                 Some(result) => format!("{result}{suffix}"),
                 None if record.count == 0 => record.result.clone(),
@@ -122,6 +134,7 @@ fn recorded(app: &App, record: &Record, ours: &[Action], results: &HashMap<Strin
             },
         },
         link: action.map(|action| format!("{}actions/{}", app.base, action.id)),
+        restore: (action.is_none() && record.what == "discard" && record.done > 0).then(|| record.action.clone()),
     }
 }
 
@@ -146,6 +159,10 @@ struct ActionPage {
     result: String,
     /// The form field (name and value) that counts the same messages again, with those in doubt. None if nothing was left out.
     again_with_doubt: Option<(&'static str, String)>,
+    /// It was cancelled, and handles its last messages.
+    is_ending: bool,
+    /// It does not go on before the console starts without `console.read_only`.
+    waits_for_write: bool,
     can_restore: bool,
     /// RabbitMQ did not take a copy of the remaining messages.
     can_delete: bool,
@@ -156,9 +173,11 @@ pub(super) async fn action(
     State(app): State<Arc<App>>,
     Extension(visitor): Extension<Visitor>,
     Path(id): Path<String>,
+    RawQuery(query): RawQuery,
 ) -> Response {
     let action = match app.store.action(&id) {
         Ok(Some(action)) => action,
+        Ok(None) if app.counting(&id).is_some() => return being_counted(&app, &visitor, &id),
         Ok(None) => return said(&app, &visitor, StatusCode::NOT_FOUND, "There is no such action.", "activity"),
         Err(why) => return said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, "activity"),
     };
@@ -169,21 +188,20 @@ pub(super) async fn action(
     if let Err(why) = app.follow(&action).await {
         return said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, "activity");
     }
-    match action_page(&app, &visitor, action) {
+    match action_page(&app, &visitor, action, &query.unwrap_or_default()) {
         Ok(page) => show(&page),
         Err(why) => said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, "activity"),
     }
 }
 
-fn action_page(app: &App, visitor: &Visitor, action: Action) -> Result<ActionPage, String> {
+fn action_page(app: &App, visitor: &Visitor, action: Action, query: &str) -> Result<ActionPage, String> {
     let counts = app.store.counts(&action.id)?;
     let of = |state: &str| counts.get(state).copied().unwrap_or(0);
     let count: u64 = counts.values().sum();
     let mut shell = Shell::new(app, visitor, "Action", "activity");
     let waits = action.state == "running" || (action.what == "replay" && of("sent") > 0);
     if waits && action.state != "counted" {
-        shell = shell.refreshing(REFRESH, &format!("actions/{}", action.id), "");
-        shell.pause = None;
+        shell = shell.refreshing(REFRESH, &format!("actions/{}", action.id), query);
     }
     // A filter can hold the CRM's words or a search in bodies.
     let shown = |text: String| if shell.sees_bodies { text } else { String::new() };
@@ -213,6 +231,8 @@ fn action_page(app: &App, visitor: &Visitor, action: Action) -> Result<ActionPag
             && action.state != "counted"
             && action.state != "running"
             && of("sent") > 0,
+        is_ending: app.is_ending(&action.id),
+        waits_for_write: action.state == "running" && app.config.console.read_only,
         can_delete: action.what == "discard" && action.state == "failed" && of("waiting") > 0,
         verb: match action.what.as_str() {
             "replay" => "Replay",
@@ -230,13 +250,26 @@ fn action_page(app: &App, visitor: &Visitor, action: Action) -> Result<ActionPag
     })
 }
 
+/// The page of an action whose messages are being counted, or could not be counted.
+fn being_counted(app: &App, visitor: &Visitor, id: &str) -> Response {
+    match app.counting(id) {
+        Some(Counting::Failed(why)) => said(app, visitor, StatusCode::CONFLICT, why, "failed"),
+        Some(Counting::Running) | None => {
+            let shell =
+                Shell::new(app, visitor, "Action", "activity").refreshing(REFRESH, &format!("actions/{id}"), "");
+            let text = "The messages are being counted. This page is loaded again until they are.".to_owned();
+            show(&Said { shell, text, back: format!("{}failed", app.base) })
+        }
+    }
+}
+
 /// Counts an action and redirects to its page.
 pub(super) async fn count(State(app): State<Arc<App>>, Posted { visitor, form }: Posted) -> Response {
     let asked = match action_request(&form, &visitor) {
         Ok(asked) => asked,
         Err(why) => return said(&app, &visitor, StatusCode::BAD_REQUEST, why, "failed"),
     };
-    match actions::count(&app, asked).await {
+    match actions::start_count(&app, asked).await {
         Ok(id) => go(&app, &format!("actions/{id}")),
         Err(why) => said(&app, &visitor, StatusCode::CONFLICT, why, "failed"),
     }

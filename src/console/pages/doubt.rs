@@ -15,6 +15,7 @@ use crate::console::index::{BODY, Snapshot};
 use crate::console::safety::Visitor;
 use crate::console::times::When;
 use crate::count::grouped;
+use crate::dead_letters::audit::{Record, new_action};
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::list_entry::ListEntry;
 use crate::dead_letters::preview::Previewer;
@@ -92,6 +93,27 @@ fn task(app: &App, previewer: &Previewer, snapshot: &Snapshot, entry: &ListEntry
     previewer.task(&detail.message, from, &entry.id, app.now()).map(|task| task.to_string())
 }
 
+/// Writes to the audit what somebody found: a message whose task exists is left out of every replay.
+fn audit(app: &Arc<App>, visitor: &Visitor, id: &str, found: &str) {
+    let what = match found {
+        "exists" => "check off: the task exists",
+        "missing" => "check off: the task does not exist",
+        _ => "check off: undone",
+    };
+    app.audit(Record {
+        action: new_action(),
+        what: what.to_owned(),
+        who: visitor.session.name.clone(),
+        from: format!("console {}", visitor.address),
+        filter: format!("one message: {id}"),
+        ids: vec![id.to_owned()],
+        count: 1,
+        done: 1,
+        result: "done".to_owned(),
+        ..Record::default()
+    });
+}
+
 /// Stores what somebody found in the CRM.
 pub(super) async fn post(State(app): State<Arc<App>>, Posted { visitor, form }: Posted) -> Response {
     let found = form.text("found");
@@ -101,7 +123,10 @@ pub(super) async fn post(State(app): State<Arc<App>>, Posted { visitor, form }: 
         return said(&app, &visitor, StatusCode::NOT_FOUND, "This message is no longer there.", "doubt");
     };
     match app.store.check_off(&entry.id, found, &visitor.session.name, app.now().as_second()) {
-        Ok(()) => go(&app, &format!("doubt?page={}", form.text("page"))),
+        Ok(()) => {
+            audit(&app, &visitor, &entry.id, found);
+            go(&app, &format!("doubt?page={}", form.text("page")))
+        }
         Err(why) => said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, "doubt"),
     }
 }

@@ -11,7 +11,7 @@ use super::message::{ledger_and_creation, preview, whole_body};
 use super::{Shell, go, print_name, print_of, refused, said, show};
 use crate::clock::rfc3339;
 use crate::console::App;
-use crate::console::actions::{ActionRequest, count};
+use crate::console::actions::{ActionRequest, start_count};
 use crate::console::index::Detail;
 use crate::console::safety::{self, Form, Refused, Visitor};
 use crate::console::text;
@@ -150,7 +150,7 @@ pub(super) async fn post(
         address: visitor.address.to_string(),
         ..ActionRequest::default()
     };
-    match count(&app, asked).await {
+    match start_count(&app, asked).await {
         Ok(id) => go(&app, &format!("actions/{id}")),
         Err(why) => said(&app, &visitor, StatusCode::CONFLICT, why, "failed"),
     }

@@ -45,6 +45,8 @@ struct Page {
     shown: String,
     has_any: bool,
     groups: Vec<GroupRow>,
+    /// How many groups are not shown.
+    more_groups: String,
     messages: Option<Vec<MessageRow>>,
     earlier: Option<String>,
     later: Option<String>,
@@ -128,6 +130,7 @@ fn filled(
         shown: grouped(entries.len() as u64),
         has_any: total > 0,
         in_doubt: entries.iter().filter(|entry| entry.possibly_created).count() as u64,
+        more_groups: grouped(groups.len().saturating_sub(GROUPS) as u64),
         groups: groups.iter().take(GROUPS).map(|group| group_row(app, &filter, group, sees)).collect(),
         messages: as_list.then(|| entries.iter().skip(from).take(PAGE).map(|entry| row(app, entry, sees)).collect()),
         earlier: (as_list && number > 0).then(|| link(number - 1)),

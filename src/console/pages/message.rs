@@ -22,6 +22,7 @@ use crate::dead_letters::list_entry::ListEntry;
 use crate::dead_letters::preview::Preview;
 use crate::message::retry_state::{PastAttempt, is_brokers, string};
 use crate::observe::ledger_page::not_found;
+use crate::visible;
 
 #[derive(Template)]
 #[template(path = "message.html")]
@@ -247,10 +248,11 @@ fn map_command(entry: &ListEntry, detail: &Detail, body: &str) -> String {
     }
     options.push_str(&option("message-id", &entry.id));
     // Not a here-document: a body with its last line ends it, and the shell runs what follows.
-    format!("printf %s {} | wolkvox-task-worker map{options} -", quoted(body))
+    format!("printf %s {} | wolkvox-task-worker map{options} -", quoted(&visible::json(body)))
 }
 
 fn rule_example(entry: &ListEntry, detail: &Detail, body: &str) -> String {
+    let body = &visible::json(body);
     // A JSON string is also a TOML string.
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let event = if body.contains(['\'', '\n', '\r']) { text(body) } else { format!("'{body}'") };

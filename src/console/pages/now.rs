@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::{Shell, show};
-use crate::broker::connect::ADVICE;
+use crate::broker::connect::BrokerError;
 use crate::broker::depths;
 use crate::console::App;
 use crate::console::chart::bars;
@@ -64,6 +64,8 @@ struct Page {
     queue_problem: Option<String>,
     /// None when they cannot be counted.
     dead: Option<u64>,
+    /// Somebody reads them now, so not all are counted.
+    dead_is_read: bool,
     kinds: Vec<(String, String)>,
     /// A caption and a chart.
     charts: Vec<(String, String)>,
@@ -125,8 +127,9 @@ pub(super) async fn page(
             .as_ref()
             .map(|depths| depths.iter().map(|(name, count)| (name.clone(), grouped(*count))).collect())
             .unwrap_or_default(),
-        queue_problem: overview.depths.as_ref().err().map(|error| format!("{error}. {ADVICE}")),
+        queue_problem: overview.depths.as_ref().err().map(BrokerError::with_advice),
         dead: overview.dead_letters(),
+        dead_is_read: overview.dead_letters_are_read(),
         kinds: active.map(failures).unwrap_or_default(),
         charts: active.map(charts).unwrap_or_default(),
         recent: active.map(|page| recent(&app, page, sees)).unwrap_or_default(),
