@@ -94,7 +94,7 @@ async fn first<T, F: Future<Output = io::Result<T>>>(
     Err(failures.join("; "))
 }
 
-/// The system's error without its number: `Connection refused (os error 111)` says nothing more.
+/// The system's error without its number: the number in `Connection refused (os error 111)` tells people nothing.
 pub(crate) fn words(error: &str) -> String {
     match error.split_once(" (os error ") {
         Some((said, number)) => format!("{said}{}", number.split_once(')').map_or("", |(_, rest)| rest)),

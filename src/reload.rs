@@ -54,8 +54,8 @@ impl Watched {
                 key,
                 %path,
                 problem,
-                "the file changed and cannot be used: what was read before stays in use. Correct the file before the next \
-                 restart, which needs it"
+                "the file changed and cannot be used. The worker keeps what it read before. Correct the file before the next \
+                 restart: the worker does not start with it"
             ),
         }
         self.reports.changed(self.key, rfc3339(Clock::system().now()), problem);

@@ -288,18 +288,18 @@ mod tests {
     #[derive(Clone, Copy, Debug)]
     enum Event {
         /// A request that counts as an attempt, with the CRM's `Retry-After`.
-        Spent(u64),
+        CountedAttempt(u64),
         /// A shutdown in the middle of a round.
-        CutShort,
+        Shutdown,
         /// A gate that is closed for too long, a crash, or a probe that does not count.
-        Arrives,
+        DeliveredAgain,
     }
 
     fn events() -> impl Strategy<Value = Vec<Event>> {
         let event = prop_oneof![
-            6 => (0..2_000_u64).prop_map(Event::Spent),
-            1 => Just(Event::CutShort),
-            1 => Just(Event::Arrives),
+            6 => (0..2_000_u64).prop_map(Event::CountedAttempt),
+            1 => Just(Event::Shutdown),
+            1 => Just(Event::DeliveredAgain),
         ];
         prop::collection::vec(event, 0..200)
     }
@@ -318,7 +318,7 @@ mod tests {
             for event in events {
                 prop_assert!(in_round < immediate);
                 match event {
-                    Event::Spent(hint) => {
+                    Event::CountedAttempt(hint) => {
                         (attempts, in_round) = (attempts + 1, in_round + 1);
                         match schedule.next(attempts, in_round, round, Duration::from_secs(hint)) {
                             Next::RetryNow => prop_assert!(attempts < schedule.limit()),
@@ -331,11 +331,11 @@ mod tests {
                             Next::Exhausted => break,
                         }
                     }
-                    Event::CutShort if in_round > 0 => {
+                    Event::Shutdown if in_round > 0 => {
                         round += u32::from(schedule.delay(round).is_some());
                         in_round = schedule.attempts_in_round(attempts, round);
                     }
-                    Event::CutShort | Event::Arrives => in_round = schedule.attempts_in_round(attempts, round),
+                    Event::Shutdown | Event::DeliveredAgain => in_round = schedule.attempts_in_round(attempts, round),
                 }
             }
             prop_assert!(attempts <= schedule.limit());

@@ -1,7 +1,7 @@
 //! A stand-in for the wolkvox CRM: for tests, and for people who try the worker without an account.
 //!
-//! It answers in the vendor's codes and texts, checks what the vendor's page asks for, and misbehaves on demand. A wait
-//! (latency, a delay, a hang) ends when the client leaves, and a task that was not created by then is never created.
+//! It answers with the vendor's codes and texts, checks fields as the vendor's page describes them, and fails on request. A wait
+//! (latency, a delay, a hang) ends when the client leaves. A task that does not exist by then is never created.
 //!
 //! | route | |
 //! | --- | --- |

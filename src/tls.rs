@@ -22,7 +22,7 @@ pub(crate) fn read_certificates(key: &str, path: &Path) -> Result<Vec<Certificat
     let fail = |problem: &dyn Display| format!("{key} ({}): {problem}", path.display());
     let pem = bytes(path).map_err(|error| fail(&crate::net::words(&error.to_string())))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let certificates = certificates.map_err(|_| fail(&"is no PEM file that can be read"))?;
+    let certificates = certificates.map_err(|_| fail(&"is not a readable PEM file"))?;
     if certificates.is_empty() {
         return Err(fail(&"has no certificate; one begins with -----BEGIN CERTIFICATE-----"));
     }
@@ -46,7 +46,7 @@ pub(crate) fn check_identity((cert_key, cert): (&str, &Path), (key_key, key): (&
     if String::from_utf8_lossy(&pem).contains("ENCRYPTED") {
         return Err(fail(&"is encrypted; write it without a password: openssl pkey -in FILE -out NEW-FILE"));
     }
-    let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| fail(&"has no private key that can be read"))?;
+    let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| fail(&"has no readable private key"))?;
     let private = rustls::crypto::ring::sign::any_supported_type(&private);
     let private = private.map_err(|_| fail(&"has a key of a kind that is not supported"))?;
     match CertifiedKey::new(certificates, private).keys_match() {
@@ -76,7 +76,7 @@ pub(crate) fn explain(error: &(dyn Error + 'static), ca_key: &str) -> Option<Str
             format!("this machine has no root certificates; install ca-certificates, or name a PEM file in {ca_key}")
         }
         rustls::Error::AlertReceived(alert) => format!("the server ended the TLS handshake: {alert:?}"),
-        rustls::Error::InvalidMessage(_) => "what answers there does not speak TLS".to_owned(),
+        rustls::Error::InvalidMessage(_) => "the server does not speak TLS".to_owned(),
         _ => return None,
     })
 }
@@ -87,11 +87,11 @@ const NOT_FOR_SERVERS: &str = "the server's certificate is not one for servers: 
 fn refused(error: &CertificateError, ca_key: &str) -> String {
     match error {
         CertificateError::UnknownIssuer => {
-            format!("the server's certificate is of an authority that neither this machine nor {ca_key} knows")
+            format!("the server's certificate was issued by an authority that neither this machine nor {ca_key} knows")
         }
         CertificateError::BadSignature | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             format!(
-                "the server's certificate is not signed by the one of its authority's name in {ca_key}; is the file outdated?"
+                "the authority in {ca_key} has the right name, but did not sign the server's certificate; is the file outdated?"
             )
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
@@ -104,8 +104,8 @@ fn refused(error: &CertificateError, ca_key: &str) -> String {
             format!("the server's certificate is for another name: {error}")
         }
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
-            "the server's own certificate is one of an authority (CA:TRUE), which TLS does not allow, also if it is in \
-             {ca_key}; make it with basicConstraints=CA:FALSE"
+            "the server uses the certificate of an authority (CA:TRUE) as its own. TLS does not allow that, even if the \
+             certificate is in {ca_key}; make it with basicConstraints=CA:FALSE"
                 .replace("{ca_key}", ca_key)
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => NOT_FOR_SERVERS.to_owned(),

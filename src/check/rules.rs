@@ -33,7 +33,8 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     unreachable(&config.broker, rules, findings);
     if let Some(last) = config.events.holidays.last().filter(|last| **last < today(&config)) {
         let message = format!("the last of events.holidays is {last}, which has passed");
-        findings.warning(CHECK, message, "add the holidays to come: add_business_days counts them as business days");
+        let advice = "add the coming holidays: without them add_business_days counts them as business days";
+        findings.warning(CHECK, message, advice);
     }
 }
 

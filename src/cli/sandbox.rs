@@ -220,6 +220,6 @@ mod tests {
         }
         let report = parse(&["--from-report", file!()]).unwrap();
         let error = run(report, CancellationToken::new()).await.unwrap_err();
-        assert!(error.message.contains("it is no report of crm-report"), "{}", error.message);
+        assert!(error.message.contains("it is not a report of crm-report"), "{}", error.message);
     }
 }

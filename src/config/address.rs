@@ -179,7 +179,7 @@ pub(super) fn ledger(_: &Key, text: &str) -> Parsed<LedgerStore> {
         Some(("memory", "")) => Ok(LedgerStore::Memory),
         Some(("file", path)) => file(path).map(LedgerStore::File),
         Some(("redis" | "rediss", rest)) if rest.starts_with("//") => redis(text),
-        _ => Err("is of no known kind".to_owned()),
+        _ => Err("is not a known kind of ledger".to_owned()),
     }
 }
 

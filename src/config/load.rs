@@ -60,8 +60,8 @@ impl Config {
         }
     }
 
-    /// What is left of a configuration with problems: the keys that have one are as if they were not written. Rules can be
-    /// checked with it, so that their problems are reported with the others.
+    /// The valid part of a configuration with problems: keys with a problem count as not set. With it the rules can be
+    /// checked too, so that their problems are reported together with the others.
     #[must_use]
     pub fn without(sources: &Sources, problems: &Problems) -> Option<Self> {
         let mut raw = Raw::read(sources, &mut Vec::new());

@@ -12,7 +12,8 @@ use super::raw::Sources;
 
 /// The schemes of a proxy. With `socks5h` the proxy resolves names, with `socks5` this machine does.
 const SCHEMES: [&str; 4] = ["http", "https", "socks5", "socks5h"];
-const ALLOWED: &str = "http://host:port, https://…, socks5://… or socks5h://…, with user:password@ before the host where the proxy wants them";
+const ALLOWED: &str = "http://host:port, https://…, socks5://… or socks5h://…, with user:password@ before the \
+                       host if the proxy needs a login";
 
 /// A proxy between the worker and the CRM.
 #[derive(Clone, Debug)]
@@ -55,7 +56,7 @@ impl Proxy {
         Ok(Some(Self { url: SecretString::from(text), shown, variable }))
     }
 
-    /// The host, for replacing it in what is handed on.
+    /// The host, so that a report can hide it.
     #[must_use]
     pub fn host(&self) -> Option<String> {
         Url::parse(&self.shown).ok()?.host_str().map(str::to_owned)

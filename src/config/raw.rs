@@ -26,8 +26,8 @@ pub struct Sources {
     pub terminal: bool,
     /// Cancelled to stop waiting for a file.
     pub stop: CancellationToken,
-    /// Whether a wrong `events.rules_file` is no problem: for commands that must work while the worker runs with the rules that it
-    /// read before.
+    /// Whether a wrong `events.rules_file` is ignored. Some commands must work while the worker still runs with the rules
+    /// that it read before.
     pub tolerates_wrong_rules: bool,
 }
 
@@ -159,7 +159,7 @@ impl Raw {
         self.values.get(name).map(Option::as_ref)
     }
 
-    /// Takes back what was written of a key.
+    /// Removes what was written for a key.
     pub(super) fn forget(&mut self, key: &Key) {
         self.values.remove(key.name);
         if let Preset::Text(text) = key.preset {

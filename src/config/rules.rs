@@ -169,7 +169,8 @@ fn name(reader: &mut TableReader<'_>, earlier: &[RuleText]) -> Option<String> {
 }
 
 fn action(reader: &mut TableReader<'_>) -> Option<Action> {
-    const ONE: &str = "one event makes at most one task; where two are needed, bind two queues and run two workers, each with its rules";
+    const ONE: &str = "one event makes at most one task; if you need two, bind two queues and run two workers, \
+                       each with its own rules";
     let action = reader.text("action");
     if reader.has("tasks") {
         let _ = reader.take("tasks");
@@ -217,7 +218,7 @@ fn fields(reader: &mut TableReader<'_>, task: Table) -> BTreeMap<String, Scalar>
     fields
 }
 
-/// `[events]` of a rules file: its own values, or else those from outside. Without rules.
+/// Reads `[events]` of a rules file. For a key that the file leaves out it takes the value from outside. It reads no rules.
 fn settings(table: Table, source: &str, events: &Events, problems: &mut Vec<Problem>) -> Events {
     let outside = &events.outside;
     let mut reader = TableReader::new("events".to_owned(), table, source, problems);

@@ -24,7 +24,7 @@ pub(super) fn settings(raw: &Raw, config: &Config) -> Vec<ShownSetting> {
     keys.chain(lists(raw, config)).collect()
 }
 
-/// What is no single key: the bindings and the rules, each by its name.
+/// The lists of tables: the bindings and the rules, each entry by its name.
 fn lists(raw: &Raw, config: &Config) -> [ShownSetting; 2] {
     let listed = |key, names: Vec<&str>, source: Option<String>| {
         let value = (!names.is_empty()).then(|| format!("{}: {}", names.len(), names.join(", ")));

@@ -91,7 +91,7 @@ impl<'a> TableReader<'a> {
         }
     }
 
-    /// Whether no problem was added since there were `count`.
+    /// Whether no problem was added since there were `count` problems.
     pub(super) fn is_clean_since(&self, count: usize) -> bool {
         self.problems.len() == count
     }

@@ -7,10 +7,10 @@ use super::test_task::{ID, id_of};
 
 /// A byte-order mark as text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
-/// The most beginnings of an object that are tried in one body.
+/// How many `{` of a body are tried as the beginning of its JSON object.
 const MOST_TRIES: usize = 200;
 
-/// What a body has beside its JSON.
+/// Whether a body is clean JSON, and what is before its JSON if it is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// It is JSON and nothing else.
@@ -65,8 +65,8 @@ impl Body {
         self.object.get("data").and_then(|data| data.get(ID)).is_some_and(Value::is_number)
     }
 
-    /// Whether there is an id in another place, or of another type.
-    pub(crate) fn has_other_id(&self) -> bool {
+    /// Whether the body has a `wolkvox_id`, but not as a text or number in `data`.
+    pub(crate) fn has_misplaced_id(&self) -> bool {
         fn is_id_or_holds_it((name, value): (&String, &Value)) -> bool {
             let holds_it = match value {
                 Value::Object(members) => members.iter().any(is_id_or_holds_it),
@@ -96,12 +96,12 @@ impl Body {
     }
 }
 
-/// A date in an answer, as it is written there: in which zone it is, is not known.
+/// Reads a date in an answer. The answer does not say in which time zone it is.
 pub(crate) fn date(text: &str) -> Option<DateTime> {
     text.strip_suffix('Z').unwrap_or(text).parse().ok()
 }
 
-/// A time in an answer. A date alone is none.
+/// Reads a date with a time of day. A date alone gives none.
 pub(crate) fn time(text: &str) -> Option<DateTime> {
     date(text).filter(|_| text.contains(':'))
 }
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn body_form_says_what_stands_before_the_json() {
+    fn body_form_names_what_is_before_the_json() {
         for (body, form, code) in [
             (" {\"code\": 200}\n", Form::Clean, Some("200")),
             ("\u{feff}{\"code\": \"200\"}", Form::ByteOrderMark, Some("\"200\"")),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn body_gives_its_ids_records_and_numbers() {
+    fn body_returns_its_ids_records_and_numbers() {
         let read = |body: &str| Body::read(body.as_bytes());
         for (answer, id) in [
             (r#"{"data": {"wolkvox_id": " "}}"#, None),
@@ -143,7 +143,7 @@ mod tests {
             (r#"{"data": [{"wolkvox_id": "a1"}]}"#, true),
             (r#"{"code": "200", "wolkvox_id": "a1"}"#, true),
         ] {
-            assert_eq!(read(answer).has_other_id(), has_other, "{answer}");
+            assert_eq!(read(answer).has_misplaced_id(), has_other, "{answer}");
         }
         assert_eq!(read(r#"{"data": [{"a": 1}, 2, {}]}"#).records().count(), 2);
         assert_eq!(read(r#"{"data": {"hours_to_restart_count": "15"}}"#).number("hours_to_re"), Some(15));

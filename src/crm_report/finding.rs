@@ -16,7 +16,7 @@ pub(super) enum Confidence {
     Certain,
     /// The answers suggest it. Too few calls, other programs or a wrong clock can give the same answers.
     Likely,
-    /// The answers do not show it. A refusal shows nothing but itself.
+    /// The answers do not show it, for example because the call was refused.
     Unknown,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Finding {
     pub(super) about: &'static str,
     /// The answer as one word, or a value.
     pub(super) answer: String,
-    /// The answer in a sentence, without words of others.
+    /// The answer in a sentence. It quotes nothing from the CRM or from a proxy.
     pub(super) words: String,
     /// The words of the CRM, or of a proxy or firewall in front of it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,7 +56,7 @@ impl Finding {
         Self { about, answer, words, said: None, evidence: Vec::new(), confidence: Confidence::Certain, set: None }
     }
 
-    /// The answers do not show it; says why.
+    /// A finding that the answers do not settle. `why` says why they do not.
     pub(super) fn unknown(about: &'static str, why: impl Into<String>) -> Self {
         Self::new(about, "unknown", why).with(Confidence::Unknown)
     }
@@ -82,7 +82,7 @@ impl Finding {
     }
 }
 
-/// What findings are drawn from.
+/// The input of every finding: what was planned, what was sent and answered, and the configuration.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
     pub(super) plan: &'a ReportPlan,
@@ -99,7 +99,7 @@ impl<'a> Facts<'a> {
         self.run.number(step)
     }
 
-    /// The task is in the CRM: an answer or a search says so.
+    /// Whether the task is in the CRM: the answer to the insert or a search says so.
     pub(super) fn is_created(&self) -> bool {
         self.step("insert").is_some_and(Step::is_accepted) || self.found_task().is_some()
     }

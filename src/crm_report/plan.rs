@@ -35,12 +35,12 @@ pub(super) const ACCENTS: &str = "áéíóú ÁÉÍÓÚ ñÑ üÜ ãõç ¿¡";
 /// The module in which activities are.
 const ACTIVITIES: &str = "wolkvox_activities";
 
-/// What people choose about a report.
+/// The options of a report.
 #[derive(Clone, Copy, Debug)]
 pub struct Choices {
     /// How long the search for the task may take.
     pub search_for: Duration,
-    /// A task without a required field is tried, which a lenient account creates.
+    /// Whether to also send a task without a required field, which a lenient account creates.
     pub try_missing_field: bool,
 }
 
@@ -60,9 +60,9 @@ pub struct ReportPlan {
 }
 
 impl ReportPlan {
-    /// Plans a report around a task message, whose name and description are replaced. `mark` makes the name unique. The reference,
-    /// where `task.reference` is set, is that of `message_id`. No report may show this id: with it, the operation can be guessed
-    /// from the reference.
+    /// Plans a report for the record, module and owner of a task message. Its name and description are replaced; `mark`
+    /// makes the name unique. If `task.reference` is set, the reference is computed from `message_id`. No report may show
+    /// this id, because with it people could guess the operation from the reference.
     ///
     /// # Errors
     /// `invalid_task` naming every bad field of the message.
@@ -80,7 +80,7 @@ impl ReportPlan {
         decoded.task.description = Some(Cow::from(description));
         if decoded.task.completion_date.is_none() && decoded.problems.iter().all(|p| p.field != "completion_date") {
             decoded.task.completion_date = Some(Cow::from(tomorrow(config, now)));
-            // A reminder of the message's could be later than that.
+            // The message's own reminder could be later than the new completion date.
             decoded.task.reminder_date = None;
             decoded.task.remember = Some(false);
         }
@@ -111,7 +111,7 @@ impl ReportPlan {
         serde_json::to_string_pretty(&body).unwrap_or_default()
     }
 
-    /// Where people find the one task, and remove it. `shown` is how a value of the task is shown.
+    /// How to find and remove the test task. `shown` formats a value of the task.
     #[must_use]
     pub fn how_to_remove(&self, shown: &dyn Fn(&str) -> String) -> String {
         let module = shown(self.field("name_module").unwrap_or_default());
@@ -126,7 +126,7 @@ impl ReportPlan {
         )
     }
 
-    /// The field that ends with the reference, and the reference; none where `task.reference` is not set.
+    /// The field that ends with the reference, and the reference; none if `task.reference` is not set.
     #[must_use]
     pub fn reference(&self) -> Option<(&'static str, Reference)> {
         self.reference
@@ -139,7 +139,7 @@ impl ReportPlan {
         OTHER_CALLS + FIRST_ROUND + further + usize::from(self.choices.try_missing_field)
     }
 
-    /// A second task may be created.
+    /// Whether a second task may be created.
     #[must_use]
     pub fn tries_missing_field(&self) -> bool {
         self.choices.try_missing_field
@@ -151,7 +151,7 @@ impl ReportPlan {
         self.fields.get(name).and_then(Value::as_str)
     }
 
-    /// How long after the task the further rounds of the search are.
+    /// When the further rounds of the search begin, as times after the answer to the task.
     pub(super) fn rounds(&self) -> Vec<Duration> {
         match self.choices.search_for {
             Duration::ZERO => Vec::new(),

@@ -1,7 +1,7 @@
 //! What a report shows of answers and requests. Pure.
 //!
-//! Without `--full` it shows only these: known members and words, counters, and what the test task itself has. Of the
-//! rest only kind and length remain. With `--full` everything is shown but [`Secrets`].
+//! Without `--full` a report shows only known members and words, counters, and the values of the test task. Everything else
+//! is replaced by its kind and length. With `--full` a report shows everything but [`Secrets`].
 
 mod json;
 mod words;
@@ -18,7 +18,7 @@ use words::Words;
 
 /// The longest body that is shown, in bytes.
 const MAX_BODY: usize = 64 * 1024;
-/// Headers whose values are words, numbers or dates of no person.
+/// Headers with values that are never personal: words, numbers and dates.
 const KNOWN_HEADERS: [&str; 22] = [
     "accept-ranges",
     "age",
@@ -166,7 +166,7 @@ impl<'a> Redactor<'a> {
                 let mut left_out = 0;
                 let value = json::answer(self, Value::Object(body.object), is_search, &mut left_out);
                 let before = match form {
-                    // The words would hide the mark.
+                    // Masking words would hide the byte-order mark.
                     Form::ByteOrderMark => "\u{feff}".to_owned(),
                     Form::Clean | Form::TextBefore | Form::NoJson => self.text(&body.before),
                 };
@@ -198,7 +198,7 @@ fn is_secret_header(name: &str) -> bool {
     is_secret_name(name) || name.contains("key")
 }
 
-/// A number that is short enough to say nothing of a person.
+/// Whether a number is too short to identify a person.
 fn is_count(text: &str) -> bool {
     (1..=8).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -23,7 +23,7 @@ use crate::visible;
 
 pub use task::TaskState;
 
-/// The most of the CRM's words in a line of the summary, in bytes.
+/// The longest quotation of the CRM in a line of the summary, in bytes.
 const MAX_SAID: usize = 300;
 
 /// What a report says.
@@ -79,7 +79,7 @@ impl Report {
                 let said = stopped.said.as_deref().map_or_else(String::new, |said| format!(" ({})", text(said)));
                 Some(format!("{}{said}", stopped.why))
             }
-            (None, Some(name)) => Some(format!("the process ended before the answer to {name} was there")),
+            (None, Some(name)) => Some(format!("the process ended before it had the answer to {name}")),
             (None, None) => None,
         };
         let written = Written {
@@ -129,7 +129,7 @@ fn redacted(finding: Finding, redactor: &Redactor<'_>) -> Finding {
     Finding { said: finding.said.as_deref().map(|said| redactor.text(said)), ..finding }
 }
 
-/// `said` makes words of others fit for a line.
+/// Writes the summary. `said` makes a quotation fit on a line.
 fn summary(
     server: &str,
     (stopped, advice): (Option<&str>, Option<&str>),
@@ -173,7 +173,8 @@ fn summary(
             }
         );
     }
-    // The first line says what became of the task. After a long list the others are needed again.
+    // All of `remove` is at the top. Its first line says only whether the task was created. The instructions are repeated
+    // after the long list.
     if let Some((_, how)) = remove.split_first().filter(|(_, how)| !how.is_empty()) {
         let _ = writeln!(text, "\nRemove\n  {}", how.join("\n  "));
     }

@@ -17,7 +17,7 @@ use crate::crm::classify::{Classified, HttpResult, Outcome, classify};
 use crate::crm::exchange::{Call, Exchanger, HttpExchange};
 use crate::message::failure::{CUT, shorten};
 
-/// Between an answer and the next call.
+/// The pause between an answer and the next call.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What happened to a call that has no answer.
@@ -38,7 +38,7 @@ pub(super) struct Step {
     /// Which question it is about, the same in every report.
     pub(super) name: &'static str,
     pub(super) call: Call,
-    /// It was sent with the configured token.
+    /// Whether it was sent with the configured token.
     pub(super) own_token: bool,
     pub(super) at: Timestamp,
     /// How long after the answer to the insert it was sent.
@@ -51,7 +51,7 @@ pub(super) struct Step {
 }
 
 impl Step {
-    /// The CRM said that it is done.
+    /// Whether the CRM said that the call succeeded.
     pub(super) fn is_accepted(&self) -> bool {
         self.classified.outcome == Outcome::Created
     }
@@ -62,7 +62,7 @@ impl Step {
         let own = self.said().and_then(|said| reason.strip_suffix(said)).unwrap_or(reason).trim_end_matches([':', ' ']);
         match self.call {
             Call::Insert(_) => own.to_owned(),
-            // The worker's reasons speak of a task. This call creates none.
+            // The worker's reasons mention a task, but this call creates none.
             Call::TokenInformation(_) | Call::Query(_) | Call::QueryDates(_) => {
                 own.replace(", so the task may exist", "").replace(" (the task may exist)", "")
             }
@@ -136,10 +136,11 @@ impl Run {
     }
 }
 
-/// Gets everything that is known so far, before each call is sent.
+/// A callback that gets all results so far, before each call is sent.
 pub type Observer<'a> = dyn Fn(&Run) + Send + Sync + 'a;
 
-/// Sends the plan's calls. Once the task was sent, `stop` ends it before the next call; what is known by then is kept.
+/// Sends the plan's calls. After the task was sent, `stop` ends the run before the next call, and the results so far are
+/// kept.
 pub async fn run(
     plan: &ReportPlan,
     exchanger: &Exchanger,
@@ -151,7 +152,7 @@ pub async fn run(
     let Some(token) = tokens.first() else {
         return Run { stopped: Some(Stopped::new("crm.tokens is empty")), ..Run::default() };
     };
-    // In some encodings one character of a token takes six bytes.
+    // In some encodings a character of a token takes six bytes.
     let reserve = tokens.iter().map(|token| token.expose_secret().len() * 6).max().unwrap_or_default();
     let run = Run::default();
     let mut runner = Runner { plan, exchanger, token, reserve, clock, stop, observer, run, inserted: None };
@@ -169,7 +170,7 @@ struct Runner<'a> {
     stop: &'a CancellationToken,
     observer: &'a Observer<'a>,
     run: Run,
-    /// When the answer to the insert was there, or was not waited for any longer.
+    /// When the answer to the insert arrived, or the wait for it ended.
     inserted: Option<Instant>,
 }
 
@@ -189,7 +190,7 @@ impl Runner<'_> {
         else {
             return Err(Stopped::new("the task was not sent"));
         };
-        // A refusal with an id may have created the task anyway.
+        // If a refusal has an id, the task may exist anyway.
         if matches!(inserted.classified.outcome, Outcome::Created | Outcome::Unknown)
             || inserted.body.wolkvox_id().is_some()
         {
@@ -305,7 +306,8 @@ fn reason_to_stop(step: &Step) -> Option<Stopped> {
     Some(Stopped { why, said: step.said().map(ToOwned::to_owned), advice: Some(advice) })
 }
 
-/// The dates between which the task was created: its own time where that is known, else every time zone's today.
+/// The dates for `queryDates.php`: two minutes around the time of creation if it is known. Otherwise 15 hours around now in
+/// UTC, which cover every time zone.
 fn window(found: Option<&Map<String, Value>>, now: Timestamp) -> (String, String) {
     let created = found.and_then(|record| time(record.get(CREATED)?.as_str()?));
     let (middle, minutes) = match created {
@@ -323,7 +325,7 @@ mod tests {
     use crate::crm::classify::Reply;
 
     #[test]
-    fn words_that_were_cut_lose_the_piece_of_a_token_at_their_end() {
+    fn cut_text_loses_a_partial_token_at_its_end() {
         for before in 990..1030 {
             let body = format!("{{\"code\": 412, \"msg\": \"{}s3cret-token\"}}", "x".repeat(before));
             let reply = Reply { status: 200, retry_after: None, body: body.into_bytes() };

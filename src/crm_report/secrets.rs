@@ -1,7 +1,7 @@
 //! Removes secrets from text, however they are written there. Pure.
 //!
-//! A CRM, or a proxy in front of it, can repeat a token in its answer: in other case, in an address, in JSON, in Base64. This is
-//! the list of what must never be shown, also on a terminal and with `--full`.
+//! A CRM, or a proxy in front of it, can repeat a token in its answer: in other case, in an address, in JSON, or in Base64.
+//! What this module removes is never shown, not even on a terminal or with `--full`.
 
 mod spelling;
 
@@ -36,7 +36,7 @@ pub(super) fn is_secret_name(name: &str) -> bool {
 pub(super) struct Secrets(Vec<Secret>);
 
 impl Secrets {
-    /// Collects them. Those that cookies have come from the answers themselves.
+    /// Collects the secrets. Cookies are found in the answers themselves.
     pub(super) fn new(config: &config::Crm, run: &Run) -> Self {
         let tokens = config.tokens.iter().map(|token| (token.expose_secret().to_owned(), TOKEN));
         let proxy = config.proxy.as_ref().and_then(|proxy| Url::parse(proxy.url.expose_secret()).ok());

@@ -18,7 +18,7 @@ pub(crate) fn id_of(value: &Value) -> Option<String> {
     }
 }
 
-/// What the test task is recognised by.
+/// The names and ids by which the test task is recognised.
 pub(crate) struct OwnTask {
     names: Vec<String>,
     ids: Vec<String>,
@@ -31,12 +31,12 @@ impl OwnTask {
         Self { names, ids: ids.into_iter().collect() }
     }
 
-    /// Whether it is its name. An account may write it in capitals, or with spaces around it.
+    /// Whether a text is the task's name. An account may write it in capitals, or with spaces around it.
     pub(crate) fn is_name(&self, text: &str) -> bool {
         self.names.contains(&text.trim().to_lowercase())
     }
 
-    /// Whether one of these members is its name or its id.
+    /// Whether an object is the task: one of its members is the task's name or id.
     pub(crate) fn is(&self, members: &Map<String, Value>) -> bool {
         members.iter().any(|(member, value)| {
             let is_id = |id: &String| {
@@ -47,13 +47,13 @@ impl OwnTask {
         })
     }
 
-    /// Whether it is the task, or has the task in an object within it.
+    /// Whether a value is the task, or contains the task.
     pub(crate) fn is_in(&self, value: &Value) -> bool {
         let members = value.as_object();
         members.is_some_and(|members| self.is(members) || members.values().any(|value| self.is_in(value)))
     }
 
-    /// The object that is the task, whatever the answer's form: the whole element where it is in an array.
+    /// Finds the task's object in an answer of any form. In an array it is the whole element.
     pub(crate) fn find<'a>(&self, value: &'a Value) -> Option<&'a Map<String, Value>> {
         match value {
             Value::Object(members) if self.is(members) => Some(members),
@@ -66,7 +66,7 @@ impl OwnTask {
         }
     }
 
-    /// The members of the task. Those of an object within it that has the task's name are among them.
+    /// The members of the task, with those of a nested object that has the task's name.
     pub(crate) fn record(&self, value: &Value) -> Option<Map<String, Value>> {
         Some(self.flat(self.find(value)?))
     }
@@ -74,7 +74,7 @@ impl OwnTask {
     fn flat(&self, members: &Map<String, Value>) -> Map<String, Value> {
         let nested = members.values().filter(|value| self.is_in(value)).filter_map(Value::as_object);
         let nested = nested.flat_map(|members| self.flat(members));
-        // The outer members count.
+        // If both have a member, the outer one wins.
         nested.chain(members.clone()).collect()
     }
 }

@@ -13,11 +13,18 @@ pub struct PrivateFile {
 }
 
 impl PrivateFile {
-    /// Creates a temporary file in the same folder.
+    /// Creates a temporary file in the same folder. A device, pipe, socket or folder of that name is not replaced.
     ///
     /// # Errors
     /// Why it cannot be created, and what to do.
     pub fn create(path: &Path) -> Result<Self, String> {
+        let there = std::fs::symlink_metadata(path).map(|found| found.file_type());
+        if there.is_ok_and(|there| !there.is_file() && !there.is_symlink()) {
+            return Err(format!(
+                "{}: is there already and is no file. Name another file, or write to standard output and redirect it.",
+                path.display()
+            ));
+        }
         let mut name = std::ffi::OsString::from(".");
         name.push(path.file_name().ok_or_else(|| format!("{}: is not the name of a file", path.display()))?);
         name.push(format!(".{}.part", uuid::Uuid::now_v7().simple()));
@@ -113,6 +120,18 @@ mod tests {
         assert!(create_new(&folder.join("victim")).is_err());
         drop(PrivateFile::create(&folder.join("given-up")).unwrap());
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "an unfinished file is deleted");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn socket_or_device_of_that_name_is_not_replaced() {
+        let folder = folder();
+        let path = folder.join("socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        for there in [path.as_path(), Path::new("/dev/null"), &folder] {
+            let said = PrivateFile::create(there).err().unwrap();
+            assert!(said.contains("is there already and is no file"), "{said}");
+        }
         std::fs::remove_dir_all(folder).unwrap();
     }
 

@@ -110,12 +110,12 @@ pub(crate) fn not_an_object(text: &str, error: &serde_json::Error) -> Failure {
 /// Why a text is not JSON. The parser's words are kept where a publisher understands them.
 pub(crate) fn reason(error: &serde_json::Error) -> String {
     const WORDS: [(&str, &str); 6] = [
-        ("recursion limit", "more than 128 lists or objects stand in each other"),
-        ("EOF", "the text ends before the JSON does"),
-        ("expected ident", "this is no JSON"),
-        ("expected value", "this is no JSON"),
-        ("key must be", "a key is a text in double quotes"),
-        ("trailing characters", "more text stands behind the JSON"),
+        ("recursion limit", "lists and objects are nested more than 128 deep"),
+        ("EOF", "the text ends before the JSON is complete"),
+        ("expected ident", "this is not JSON"),
+        ("expected value", "this is not JSON"),
+        ("key must be", "a key must be a text in double quotes"),
+        ("trailing characters", "there is more text after the JSON"),
     ];
     let text = error.to_string();
     match WORDS.iter().find(|(theirs, _)| text.starts_with(theirs)) {

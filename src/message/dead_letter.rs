@@ -82,7 +82,7 @@ pub struct DeadLetter {
     pub failed_at: Option<String>,
     /// How often it was replayed before.
     pub replay_count: i64,
-    /// The id that a replay gives it; none when it has one.
+    /// The message id that a replay adds; none if the message has one already.
     pub derived_id: Option<String>,
 }
 
@@ -93,11 +93,11 @@ impl DeadLetter {
         let get_text = |name: &str| message.header(name).and_then(string);
         let get_number = |name: &str| message.header(name).and_then(integer);
         // Our copies carry no x-death. If there is one, RabbitMQ dead-lettered the message after our last copy.
-        let given_up = brokers_reason(message);
-        let by_worker = given_up.is_none() && message.header(retry_state::SCHEMA).is_some();
+        let broker_reason = brokers_reason(message);
+        let by_worker = broker_reason.is_none() && message.header(retry_state::SCHEMA).is_some();
         let text_of = |name: &str| get_text(name).filter(|_| by_worker);
         let number_of = |name: &str| get_number(name).filter(|_| by_worker);
-        let unexplained = || match &given_up {
+        let unexplained = || match &broker_reason {
             Some(reason) => format!("RabbitMQ dead-lettered it: {reason}"),
             None => "no reason is given in its headers".to_owned(),
         };
@@ -105,7 +105,7 @@ impl DeadLetter {
             message_id: message.id().map(ToOwned::to_owned),
             published_as: None,
             message: text_of(retry_state::ERROR_MESSAGE).unwrap_or_else(unexplained),
-            kind: text_of("x-wtw-error-kind").or(given_up.clone()).unwrap_or_else(|| "unexplained".to_owned()),
+            kind: text_of("x-wtw-error-kind").or(broker_reason.clone()).unwrap_or_else(|| "unexplained".to_owned()),
             stage: text_of("x-wtw-error-stage"),
             crm_code: number_of("x-wtw-crm-code"),
             crm_message: text_of(retry_state::CRM_MESSAGE),
@@ -156,8 +156,8 @@ pub fn published_to(message: &Message) -> (String, String) {
     }
 }
 
-/// Headers that keep where a message was published, for a copy that loses RabbitMQ's own headers: rules use them. Empty
-/// when the message has them already, or when that is not known.
+/// Headers that record where a message was published. A copy needs them, because it loses RabbitMQ's own headers and rules
+/// use exchange and routing key. Empty if the message has them already, or if the place is not known.
 pub(crate) fn route(message: &Message) -> Vec<(&'static str, HeaderValue)> {
     if message.header("x-death").is_none() || message.header(retry_state::ORIGINAL_ROUTING_KEY).is_some() {
         return Vec::new();

@@ -91,7 +91,7 @@ fn message_of(json: &str) -> Result<Exported, String> {
 }
 
 fn export_of(json: &str) -> Result<Export, String> {
-    let export: Export = serde_json::from_str(json).map_err(|error| format!("it is no readable export: {error}"))?;
+    let export: Export = serde_json::from_str(json).map_err(|error| format!("it is not a readable export: {error}"))?;
     match export.wtw_export {
         VERSION => Ok(export),
         other => Err(format!("its wtw_export is {other}; {VERSION} is allowed")),

@@ -239,7 +239,7 @@ impl Mapper {
         now: Timestamp,
         trace: &mut Trace,
     ) -> Result<Mapped, Failure> {
-        // Also where no rule looks at the body.
+        // Checked even if no rule reads the body.
         body::check_size(&message.body)?;
         event::refuse_batch(message)?;
         let incoming = Incoming {
@@ -278,7 +278,8 @@ impl Mapper {
     }
 }
 
-/// A problem of a rule's field. A required field that the rule leaves out is found at start, so its text was empty.
+/// Describes a problem of a task that a rule created. A rule without a required field is refused at start. So a field that
+/// is missing here has a template that gave an empty text.
 fn explained(problem: &task::Problem) -> String {
     let text = problem.without_value();
     match problem.field.as_str() {
@@ -300,7 +301,8 @@ fn id(message: &Message, state: &RetryState) -> Option<String> {
 fn has_matched_before(message: &Message, state: &RetryState) -> bool {
     let is_unmatched =
         || message.header(retry_state::ERROR_KIND).and_then(string).as_deref() == Some(Kind::Unmatched.as_str());
-    // An id or an attempt is from a rule that matched. Of an earlier dead letter, the kind is not known any more.
+    // Only a rule that matched leaves an id or an attempt. After two replays, the kind of the first dead letter is not
+    // known any more.
     let has_traces = state.message_id.is_some() || state.first_attempt_at.is_some() || state.replays > 1;
     state.first_seen_at.is_some() && (has_traces || !is_unmatched())
 }

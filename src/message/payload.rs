@@ -101,7 +101,7 @@ impl Mapping {
         })
     }
 
-    /// The same for a task that is no message's own.
+    /// The same for a task that a rule created. It returns the single problems.
     ///
     /// # Errors
     /// Every bad field, those that decoding found included.

@@ -278,7 +278,8 @@ impl RetryState {
         headers
     }
 
-    /// Headers for the held copy of a replay without an attempt so far, so that it stays the same replay.
+    /// Headers for the copy on the hold queue of a replay that has no attempt yet. With them the worker recognises the same
+    /// replay again.
     #[must_use]
     pub fn replay_headers(&self) -> Vec<(&'static str, HeaderValue)> {
         if !self.is_replay || self.attempts > 0 {

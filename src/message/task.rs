@@ -59,7 +59,7 @@ pub struct Problem {
     pub field: String,
     /// What it held and what is allowed.
     pub text: String,
-    /// The same in words that do not hold a value, where the text holds one.
+    /// The same without the field's value; none if the text has no value in it.
     without_value: Option<String>,
 }
 

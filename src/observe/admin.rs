@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::message::reference::Reference;
 use crate::observe::ledger_page::MOST_IDS;
-use crate::observe::listener::{Newest, accept};
+use crate::observe::listener::{NewestConnections, accept};
 use crate::observe::status::Status;
 
 /// The pages and their answers, as docs/reference.md lists them.
@@ -57,7 +57,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Serves the pages until `stop`.
 pub async fn serve(listener: TcpListener, status: Arc<Status>, stop: CancellationToken) {
     let routes = TowerToHyperService::new(routes(status));
-    let (mut newest, connections) = (Newest::new(MAX_CONNECTIONS), TaskTracker::new());
+    let (mut newest, connections) = (NewestConnections::new(MAX_CONNECTIONS), TaskTracker::new());
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).keep_alive(false).max_buf_size(MAX_REQUEST);
     while let Some(stream) = stop.run_until_cancelled(accept(&listener, "admin.listen")).await {

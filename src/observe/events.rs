@@ -36,7 +36,7 @@ pub struct Settled<'a> {
     pub message_id: Option<&'a str>,
     /// Whether its publisher gave it an id.
     pub has_id: bool,
-    /// What its task's text ends with.
+    /// The reference at the end of its task's text.
     pub reference: Option<Reference>,
     /// The rule that matched.
     pub rule: Option<&'a str>,

@@ -55,12 +55,12 @@ fn bind_with(
 
 /// Keeps only the newest connections. A flood of silent connections closes its own oldest ones, while a new one that sends
 /// its request at once gets an answer.
-pub(crate) struct Newest {
+pub(crate) struct NewestConnections {
     tasks: VecDeque<AbortHandle>,
     most: usize,
 }
 
-impl Newest {
+impl NewestConnections {
     /// At most this many connections.
     pub(crate) fn new(most: usize) -> Self {
         Self { tasks: VecDeque::with_capacity(most), most }
@@ -79,7 +79,7 @@ impl Newest {
 }
 
 /// A listener that accepts a limited number of connections.
-pub(crate) struct Accepting {
+pub(crate) struct LimitedListener {
     listener: TcpListener,
     /// What it serves, for the log.
     what: &'static str,
@@ -89,7 +89,7 @@ pub(crate) struct Accepting {
 /// One of the [`MAX_CONNECTIONS`] permits; held while the connection is open.
 pub(crate) type ConnectionPermit = Option<OwnedSemaphorePermit>;
 
-impl Accepting {
+impl LimitedListener {
     pub(crate) fn new(listener: TcpListener, what: &'static str) -> Self {
         Self { listener, what, permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
     }
@@ -143,7 +143,7 @@ mod tests {
     #[tokio::test]
     async fn oldest_connection_ends_when_there_are_too_many() {
         let mut tasks = tokio::task::JoinSet::new();
-        let mut newest = Newest::new(2);
+        let mut newest = NewestConnections::new(2);
         let first = tasks.spawn(std::future::pending::<()>());
         newest.add(first.clone());
         newest.add(tasks.spawn(std::future::pending()));

@@ -68,7 +68,7 @@ impl Workers {
         .await
     }
 
-    /// Those of the workers that answer and work on this queue; none if there are none.
+    /// The workers that answer and serve this queue; none if there are none.
     pub async fn of_queue(&self, queue: &str) -> Option<Self> {
         let answers = self.status().await.into_iter().zip(&self.0);
         let is_ours = |answer: &WorkerStatus| matches!(&answer.page, Ok(page) if page.queue.as_deref() == Some(queue));

@@ -23,13 +23,13 @@ pub(super) enum Codes {
     Numbers,
 }
 
-/// What `wolkvox_id` is.
+/// The form of `wolkvox_id`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) enum Ids {
     /// 24 hexadecimal digits, the first eight of them the time of creation.
     #[default]
     ObjectId,
-    /// Something else.
+    /// A UUID.
     Uuid,
     /// A number.
     Number,
@@ -64,11 +64,11 @@ pub(super) struct Account {
     pub(super) close: bool,
     /// The connection is closed after each answer, which does not announce it.
     pub(super) silent_close: bool,
-    /// The verdict on a token that is not known, where it is another than the vendor's.
+    /// The verdict on an unknown token, if it is not the vendor's.
     pub(super) bad_token: Option<(u16, String)>,
-    /// The verdict on every search, where activities cannot be searched.
+    /// The verdict on every search, if activities cannot be searched.
     pub(super) refused_search: Option<(u16, String)>,
-    /// How much later the dates of a task come back than they were sent.
+    /// The shift of the dates of a task in searches; later is positive.
     pub(super) shifted_dates: SignedDuration,
     /// Each token is accepted.
     pub(super) any_token: bool,
@@ -201,7 +201,7 @@ fn wait(text: &str) -> Result<Duration, String> {
 }
 
 fn signed(text: &str) -> Result<SignedDuration, String> {
-    /// More than any wrong clock is off. A time that is shifted by this much is still a valid time.
+    /// The largest shift: no clock is wrong by more. A time that is shifted by this much is still a valid time.
     const MOST: Duration = Duration::from_secs(400 * 24 * 3600);
     let (behind, rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),

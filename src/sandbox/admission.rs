@@ -41,7 +41,7 @@ pub(super) fn check_operation(state: &State, account: &Account, operation: &str)
 /// A body that has arrived.
 pub(super) struct Received {
     pub(super) bytes: Bytes,
-    /// The body as JSON, or why it is none.
+    /// The body as JSON, or why it is not JSON.
     pub(super) document: Result<Value, String>,
     pub(super) content_type: Option<String>,
 }
@@ -73,7 +73,7 @@ pub(super) fn refusal_answer(state: &State, account: &Account, refusal: &Refusal
     recorded.unwrap_or_else(|| refusal.answer(account))
 }
 
-/// The answer of an account that refused everything, which is counted.
+/// Answers and counts a call to an account that refused everything; none for any other account.
 pub(super) fn refused_as_recorded(state: &State, account: &Account) -> Option<Response> {
     let answer = state.options.recorded.answer(calls::EVERYTHING, account, None)?;
     state.count(RECORDED);

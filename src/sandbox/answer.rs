@@ -89,7 +89,7 @@ impl IntoResponse for Answer {
     }
 }
 
-/// What an API of the vendor says, before the account's own way of saying it.
+/// An answer as the vendor's pages show it, before it gets the account's form.
 #[derive(Clone, Debug)]
 pub(super) struct Verdict {
     status: StatusCode,
@@ -116,7 +116,7 @@ impl Verdict {
         Self { status: StatusCode::OK, code: 200, is_string, error: "null".to_owned(), msg, data: Some(data) }
     }
 
-    /// No success: `error` is the code's name in capitals.
+    /// A refusal. Its `error` is the code's name in capitals.
     pub(super) fn refused(status: StatusCode, code: u16, msg: String) -> Self {
         let name = StatusCode::from_u16(code).ok().and_then(|status| status.canonical_reason()).unwrap_or("ERROR");
         Self { status, code, is_string: false, error: name.to_uppercase(), msg, data: None }
@@ -164,17 +164,17 @@ pub(super) enum Refusal {
     InvalidToken,
     /// A token that is not for this operation.
     OtherOperation,
-    /// A path that is not there.
+    /// An unknown path.
     NoSuchApi,
-    /// The path is there; holds the method that it takes.
+    /// A known path with another method than this one.
     WrongMethod(&'static str),
-    /// More at once than the number that is allowed.
+    /// More simultaneous requests than this number.
     TooMany(usize),
     /// The day's calls are used up.
     QuotaUsedUp,
     /// What is missing or wrong, in words.
     Parameters(String),
-    /// A body beyond the number of bytes that is allowed.
+    /// A body of more than this many bytes.
     TooLarge(usize),
     /// The sandbox's memory is full.
     Full,
@@ -219,7 +219,7 @@ impl Refusal {
         answer
     }
 
-    /// The recorded answer in which an account refuses so.
+    /// The key of the recorded answer that replaces this refusal; none if reports have none.
     pub(super) fn recorded(&self) -> Option<&'static str> {
         match self {
             Self::InvalidToken => Some("wrong_token"),
@@ -236,7 +236,7 @@ impl Refusal {
     }
 }
 
-/// The `msg`. The vendor has published all but those of 405, 413 and 507.
+/// The text of `msg`. Those of 405, 413 and 507 are ours; the vendor has published all others.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

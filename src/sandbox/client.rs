@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 /// What happens to a connection instead of an HTTP answer.
 #[derive(Clone, Debug)]
-pub(super) enum End {
+pub(super) enum ConnectionEnd {
     /// It is reset.
     Reset,
     /// These bytes are written, then it is closed.
@@ -21,7 +21,7 @@ pub(super) struct Client {
     pub(super) number: u64,
     /// The same socket, to ask whether the client is still there.
     pub(super) socket: Arc<std::net::TcpStream>,
-    end: Arc<OnceLock<End>>,
+    end: Arc<OnceLock<ConnectionEnd>>,
     ended: CancellationToken,
 }
 
@@ -31,14 +31,14 @@ impl Client {
     }
 
     /// Ends the connection instead of an answer. The caller must not answer any more.
-    pub(super) fn end(&self, end: End) {
+    pub(super) fn end(&self, end: ConnectionEnd) {
         let _ = self.end.set(end);
         self.ended.cancel();
     }
 
     /// Waits until [`Client::end`] was called.
-    pub(super) async fn ended(&self) -> End {
+    pub(super) async fn ended(&self) -> ConnectionEnd {
         self.ended.cancelled().await;
-        self.end.get().cloned().unwrap_or(End::Reset)
+        self.end.get().cloned().unwrap_or(ConnectionEnd::Reset)
     }
 }

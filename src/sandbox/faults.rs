@@ -12,7 +12,7 @@ use crate::suggest::suggest;
 pub(super) use action::Action;
 
 const KEYS: [&str; 5] = ["action", "times", "probability", "name_contains", "retry_after"];
-/// How an action begins that is about the whole account, not about one insert.
+/// The prefix of actions that change the whole account instead of one insert.
 const ACCOUNT: &str = "account:";
 
 /// An action, and the wait that its answer asks for.
@@ -27,7 +27,8 @@ pub(super) struct Fault {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     kind: Kind,
-    /// It comes from a report, which has recorded answers, too.
+    /// Whether it is from a report. Then recorded answers stay in use. Any other rule replaces the recorded answers that it
+    /// decides.
     is_of_report: bool,
 }
 
@@ -36,7 +37,7 @@ impl Rule {
         Self { kind, is_of_report: false }
     }
 
-    /// The same as a part of a report.
+    /// Marks the rule as one from a report.
     pub(super) fn of_report(self) -> Self {
         Self { is_of_report: true, ..self }
     }
@@ -96,7 +97,7 @@ fn parse_rule(rule: &Value) -> Result<Rule, String> {
     if let Some(behaviour) = action.strip_prefix(ACCOUNT) {
         Account::default().apply(behaviour)?;
         return match rule.keys().find(|key| *key != "action") {
-            Some(other) => Err(format!("\"{action}\" always holds and takes no \"{other}\"")),
+            Some(other) => Err(format!("\"{action}\" always applies and takes no \"{other}\"")),
             None => Ok(Rule::new(Kind::Account(behaviour.to_owned()))),
         };
     }
@@ -163,7 +164,7 @@ impl Faults {
             match kind {
                 Kind::Insert(rule) => inserts.push(rule),
                 Kind::Account(behaviour) => {
-                    // It was tried when the rule was read.
+                    // This cannot fail: it was applied once when the rule was read.
                     account.apply(&behaviour).unwrap_or_default();
                     if !is_of_report {
                         account.stop_replaying(&behaviour);
@@ -183,7 +184,8 @@ impl Faults {
         account
     }
 
-    /// The fault of the first rule that matches a task of this name. A draw is spent only where all else matches.
+    /// The fault of the first rule that matches a task of this name. A random number is drawn only if everything else
+    /// matches.
     pub(super) fn choose(&mut self, name: &str) -> Option<Fault> {
         let random = &mut self.random;
         let rule = self.rules.iter_mut().find(|rule| {
@@ -200,7 +202,7 @@ impl Faults {
 mod tests {
     use super::*;
 
-    /// Rules, and how what is said of them begins.
+    /// Wrong rules, and the beginning of the error about each.
     const WRONG: &[(&str, &str)] = &[
         ("nonsense", "the rules are not JSON: "),
         ("{}", "the rules must be a JSON array"),
@@ -226,7 +228,10 @@ mod tests {
         (r#"[{"action":"raw:*"}]"#, "rule 1: what follows \"raw:\" must be base64"),
         (r#"[{"action":"acount:lenient"}]"#, "rule 1: unknown action \"acount\", did you mean \"account\"?"),
         (r#"[{"action":"account:lenint"}]"#, "rule 1: unknown account behaviour \"lenint\", did you mean"),
-        (r#"[{"action":"account:close","times":1}]"#, "rule 1: \"account:close\" always holds and takes no \"times\""),
+        (
+            r#"[{"action":"account:close","times":1}]"#,
+            "rule 1: \"account:close\" always applies and takes no \"times\"",
+        ),
     ];
 
     #[test]
@@ -252,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn account_rules_hold_together_and_beside_the_first_match() {
+    fn account_rules_all_apply_besides_the_first_matching_insert_rule() {
         let rules = r#"[{"action":"account:lenient"},{"action":"bom"},{"action":"account:close"}]"#;
         let (mut faults, account) = Faults::new(parse(rules.as_bytes()).unwrap(), 1);
         assert_eq!(faults.choose("x").map(|fault| fault.action), Some(Action::Bom));

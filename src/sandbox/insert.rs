@@ -96,7 +96,7 @@ async fn conclude(
     };
     let creates = refused.is_none() && action.is_none_or(|action| action.creates());
     let delay = action.map_or(Duration::ZERO, |action| action.delay());
-    // Done before the wait, so that it adds nothing to the latency.
+    // Prepared before the wait, so that it does not lengthen the latency.
     let payload: Box<RawValue> =
         serde_json::from_slice(&call.received.bytes).map_err(|error| Refusal::Parameters(error.to_string()))?;
     let id = state.next_id(account);
@@ -111,8 +111,8 @@ async fn conclude(
     Ok((outcome, ending))
 }
 
-/// Waits until `wait` after `since`, exact to microseconds: tokio's timer rounds up to whole milliseconds, and waking takes
-/// time, so that a slot held for tens of milliseconds loses a noticeable part of its calls.
+/// Waits until `wait` after `since`, exact to microseconds. tokio's timer rounds up to whole milliseconds and wakes late.
+/// With latencies of tens of milliseconds that would noticeably lower the rate of a slot.
 async fn wait_until(since: Instant, wait: Duration) {
     const ROUNDING: Duration = Duration::from_millis(2);
     const WAKING: Duration = Duration::from_micros(300);

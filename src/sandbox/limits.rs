@@ -42,16 +42,16 @@ pub(super) struct Limits {
 
 /// A token's requests in progress, and the calls that it has spent.
 #[derive(Debug, Default)]
-pub(super) struct Use {
+pub(super) struct TokenUsage {
     holders: Vec<Holder>,
     peak: usize,
     day: Option<Date>,
     used: u64,
-    /// What a slow counter showed last, and when that was true.
+    /// The number that a slow counter shows, and when it was counted.
     shown: Option<(Instant, u64)>,
 }
 
-impl Use {
+impl TokenUsage {
     /// Takes a slot and spends `cost` calls; returns the calls spent today. A refused request spends none.
     pub(super) fn admit(&mut self, limits: Limits, today: Date, holder: Holder, cost: u64) -> Result<u64, Refusal> {
         let allowed = limits.simultaneous;
@@ -74,7 +74,7 @@ impl Use {
         Ok(self.used)
     }
 
-    /// The calls spent today as a counter shows them that may be `age` old.
+    /// The calls spent today, as shown by a counter that can be up to `age` old.
     pub(super) fn shown(&mut self, age: Duration) -> u64 {
         match self.shown {
             Some((at, used)) if at.elapsed() < age => used,
@@ -95,7 +95,7 @@ impl Use {
         self.peak
     }
 
-    /// Starts the counts again, with the requests in progress.
+    /// Resets the counts. Requests in progress stay, and the peak starts with their number.
     pub(super) fn forget(&mut self) {
         self.used = 0;
         self.shown = None;
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn token_refuses_a_third_request_until_one_is_done_or_has_left() {
         let (limits, today) = (limits(10), day(1));
-        let mut usage = Use::default();
+        let mut usage = TokenUsage::default();
         let clients: Vec<_> = (1..=5).map(holder).collect();
         let mut admit = |index: usize| usage.admit(limits, today, clients[index].1.clone(), 1);
         assert_eq!((admit(0), admit(1)), (Ok(1), Ok(2)));
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn quota_starts_again_with_the_day_and_refusals_spend_nothing() {
         let limits = limits(2);
-        let mut usage = Use::default();
+        let mut usage = TokenUsage::default();
         let (_client, holder) = holder(1);
         for (today, answer) in [(1, Ok(1)), (1, Ok(2)), (1, Err(Refusal::QuotaUsedUp)), (2, Ok(1))] {
             let admitted = usage.admit(limits, day(today), holder.clone(), 1);
@@ -159,7 +159,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn slow_counter_shows_an_earlier_count() {
-        let mut usage = Use { used: 3, ..Use::default() };
+        let mut usage = TokenUsage { used: 3, ..TokenUsage::default() };
         let age = Duration::from_secs(60);
         assert_eq!(usage.shown(age), 3);
         usage.used = 5;

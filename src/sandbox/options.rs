@@ -21,7 +21,7 @@ pub struct Options {
     pub tokens: Vec<String>,
     /// The name of the CRM operation that they are valid for.
     pub operation: String,
-    /// How long an insert takes, its slot held for so long.
+    /// How long an insert takes. It holds its slot during that time.
     pub latency: Duration,
     /// Requests at once on one token; the vendor allows two.
     pub max_simultaneous: NonZeroUsize,

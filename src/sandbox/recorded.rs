@@ -25,13 +25,13 @@ pub struct Recorded {
     id: Option<String>,
     /// The fields of the recorded task, as they were sent.
     fields: Map<String, Value>,
-    /// The account shows a daily limit that it does not keep.
+    /// Whether the account shows a daily limit that it does not enforce.
     limit_is_shown_only: bool,
 }
 
 impl Recorded {
-    /// The recorded answer, with `id` instead of the recorded id. None where the account has a rule about it, which says
-    /// more than the record.
+    /// The recorded answer, with `id` instead of the recorded id. None if a rule that is not from the report decides the
+    /// answer.
     pub(super) fn answer(&self, call: &str, account: &Account, id: Option<&str>) -> Option<Answer> {
         let mut answer = self.answers.get(call).filter(|_| !account.not_replayed.contains(&call))?.clone();
         if let (Some(recorded), Some(id)) = (&self.id, id)
@@ -42,7 +42,7 @@ impl Recorded {
         Some(account_headers(account, answer))
     }
 
-    /// The recorded answer of `tokenInformation.php`, with the sandbox's own numbers in the place of those that can be read.
+    /// The recorded answer of `tokenInformation.php`. The sandbox's numbers replace the recorded ones that it can read.
     pub(super) fn counter(&self, account: &Account, own: &Value) -> Option<Answer> {
         let (mut answer, mut own) = (self.answer(calls::COUNTER, account, None)?, own.clone());
         if let Some(numbers) = own.as_object_mut().filter(|_| self.limit_is_shown_only) {
@@ -54,8 +54,8 @@ impl Recorded {
         Some(answer)
     }
 
-    /// The recorded answer to a search by this that finds these tasks, with them in it. For a field that was not tried,
-    /// another field's answer counts.
+    /// The recorded answer to a search by a field or by dates, with these tasks in it. For a field that was not tried, the
+    /// answer for another field is used.
     pub(super) fn search(&self, by: &str, account: &Account, tasks: &[Map<String, Value>]) -> Option<Answer> {
         let of = |call: fn(&str) -> String, by: &str| self.answer(&call(by), account, None);
         let fields = || calls::FIELDS.into_iter().filter(|_| by != calls::DATES);
@@ -71,7 +71,7 @@ impl Recorded {
         }
     }
 
-    /// The sandbox keeps its own daily limit, and shows it.
+    /// Makes the sandbox enforce and show its own daily limit.
     pub fn forget_limit(&mut self) {
         self.limit_is_shown_only = false;
     }
@@ -166,10 +166,10 @@ struct Response {
 /// Reads the JSON file of `crm-report`.
 ///
 /// # Errors
-/// Where it is no such file, or one of another version.
+/// It is not a report, or a report of another version.
 pub fn parse(json: &[u8]) -> Result<Replay, Error> {
     let report: Report =
-        serde_json::from_slice(json).map_err(|error| Error(format!("it is no report of crm-report: {error}")))?;
+        serde_json::from_slice(json).map_err(|error| Error(format!("it is not a report of crm-report: {error}")))?;
     if (report.report.as_str(), report.version) != ("wolkvox-crm-report", 1) {
         return Err(Error(format!(
             "it is a {} of version {}; a wolkvox-crm-report of version 1 is needed",
@@ -181,7 +181,7 @@ pub fn parse(json: &[u8]) -> Result<Replay, Error> {
     let mut recorded = Recorded::default();
     for (call, number) in report.sandbox.answers {
         if !calls::ALL.contains(&call.as_str()) {
-            return Err(Error(format!("its sandbox.answers: \"{call}\" is none of {}", calls::ALL.join(", "))));
+            return Err(Error(format!("its sandbox.answers: \"{call}\" is not one of {}", calls::ALL.join(", "))));
         }
         let exchange = report.exchanges.iter().find(|exchange| exchange.number == number);
         if let Some(answer) = exchange.map(|exchange| answer(&call, exchange)).transpose()?.flatten() {
@@ -219,7 +219,7 @@ fn sent_fields(exchange: &RecordedExchange) -> Option<Map<String, Value>> {
     }
 }
 
-/// Headers about how the recorded bytes were transferred. They are not those of the replayed answer.
+/// Headers that describe the recorded transfer. The replayed answer gets its own.
 const OF_THE_TRANSFER: [&str; 5] = ["content-length", "transfer-encoding", "content-encoding", "date", "keep-alive"];
 
 /// What the sandbox repeats of an exchange: its answer, or that there was none. A report keeps only the beginning of a long body.
@@ -256,8 +256,8 @@ mod tests {
     #[test]
     fn file_that_is_no_report_is_refused_with_the_reason() {
         for (json, said) in [
-            ("", "it is no report of crm-report: EOF"),
-            ("{}", "it is no report of crm-report: missing field"),
+            ("", "it is not a report of crm-report: EOF"),
+            ("{}", "it is not a report of crm-report: missing field"),
             (
                 r#"{"report":"x","version":1,"sandbox":{"query":true,"faults":[]},"exchanges":[]}"#,
                 "it is a x of version 1",

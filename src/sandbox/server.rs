@@ -21,22 +21,22 @@ use tokio_util::task::TaskTracker;
 
 use super::admission::{MAX_BODY, refuse};
 use super::answer::{Answer, NoAnswer, Refusal};
-use super::client::{Client, End};
+use super::client::{Client, ConnectionEnd};
 use super::state::State;
 use super::{control, insert, query, token};
-use crate::observe::listener::Accepting;
+use crate::observe::listener::LimitedListener;
 
 /// The beginning of the API's paths.
 const API: &str = "/server/API";
 /// How long requests in progress may last after the shutdown has begun.
 const GRACE: Duration = Duration::from_secs(1);
-/// How long a client may take to read bytes that end its connection.
+/// Time limit for writing the final bytes of a connection that a fault ends.
 const LAST_WRITE: Duration = Duration::from_secs(30);
 
 /// Accepts connections until `shutdown`, then lets requests in progress finish for [`GRACE`].
 pub(super) async fn serve(listener: TcpListener, state: Arc<State>, shutdown: CancellationToken) {
     let routes = routes(Arc::clone(&state));
-    let accepting = Accepting::new(listener, "the sandbox");
+    let accepting = LimitedListener::new(listener, "the sandbox");
     let connections = TaskTracker::new();
     let end = CancellationToken::new();
     let _end_when_dropped = end.clone().drop_guard();
@@ -60,7 +60,7 @@ pub(super) async fn serve(listener: TcpListener, state: Arc<State>, shutdown: Ca
     }
 }
 
-/// Serves one connection to its end, which a fault may bring about.
+/// Serves one connection until it ends, for example by a fault.
 async fn connection(
     stream: TcpStream,
     number: u64,
@@ -92,12 +92,12 @@ async fn connection(
         .serve_connection(TokioIo::new(TcpStream::from_std(stream)?), service);
     tokio::select! {
         ended = &mut connection => return ended.map_err(io::Error::other),
-        how = client.ended() => return last(connection.into_parts().io.into_inner(), how).await,
+        how = client.ended() => return end_connection(connection.into_parts().io.into_inner(), how).await,
         () = shutdown.cancelled() => std::pin::Pin::new(&mut connection).graceful_shutdown(),
     }
     tokio::select! {
         ended = &mut connection => ended.map_err(io::Error::other),
-        how = client.ended() => last(connection.into_parts().io.into_inner(), how).await,
+        how = client.ended() => end_connection(connection.into_parts().io.into_inner(), how).await,
         () = end.cancelled() => Ok(()),
     }
 }
@@ -106,7 +106,7 @@ async fn connection(
 async fn withhold(client: &Client, how: NoAnswer) -> Result<Response, Infallible> {
     match how {
         NoAnswer::Hang => {}
-        NoAnswer::Reset => client.end(End::Reset),
+        NoAnswer::Reset => client.end(ConnectionEnd::Reset),
     }
     std::future::pending().await
 }
@@ -116,16 +116,16 @@ async fn close_silently(client: &Client, response: Response) -> Result<Response,
     let (head, body) = response.into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
     let answer = Answer { status: head.status, headers: head.headers, body, withheld: None };
-    client.end(End::Write(answer.to_wire("")));
+    client.end(ConnectionEnd::Write(answer.to_wire("")));
     std::future::pending().await
 }
 
-/// Ends a connection as a fault wants it.
-async fn last(mut stream: TcpStream, how: End) -> io::Result<()> {
+/// Ends a connection as a fault says.
+async fn end_connection(mut stream: TcpStream, how: ConnectionEnd) -> io::Result<()> {
     match how {
         // With no time to linger, closing sends RST instead of FIN.
-        End::Reset => stream.set_zero_linger(),
-        End::Write(bytes) => {
+        ConnectionEnd::Reset => stream.set_zero_linger(),
+        ConnectionEnd::Write(bytes) => {
             let written = async {
                 stream.write_all(&bytes).await?;
                 stream.shutdown().await
@@ -158,7 +158,7 @@ async fn only_get(Shared(state): Shared<Arc<State>>) -> Response {
     refuse(&state, &state.account(), &Refusal::WrongMethod("GET"))
 }
 
-/// The vendor's API answers for what is under its path, the web server for the rest.
+/// Answers all other paths: below the API's path as the API does, elsewhere as a web server does.
 async fn elsewhere(Shared(state): Shared<Arc<State>>, uri: Uri) -> Response {
     let under_api = uri.path().strip_prefix(API);
     if under_api.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {

@@ -16,7 +16,7 @@ use super::account::{Account, Ids};
 use super::answer::Refusal;
 use super::client::Client;
 use super::faults::{Fault, Faults, Rule};
-use super::limits::{Holder, Limits, Use};
+use super::limits::{Holder, Limits, TokenUsage};
 use super::options::Options;
 
 /// Bytes of remembered tasks, beyond which an insert is answered 507: about half a million of a usual size.
@@ -49,7 +49,7 @@ pub(super) struct State {
     pub(super) options: Options,
     limits: Limits,
     memory: Mutex<Memory>,
-    /// What all ids of this sandbox have in common, of which 40 bits are used.
+    /// A number that all 24-digit ids of this sandbox contain; its lower 40 bits are used.
     ids: u64,
     next_id: AtomicU32,
 }
@@ -59,13 +59,13 @@ struct Memory {
     tasks: Vec<Arc<Task>>,
     remembered: usize,
     requests: BTreeMap<&'static str, u64>,
-    tokens: BTreeMap<Arc<str>, Use>,
+    tokens: BTreeMap<Arc<str>, TokenUsage>,
     faults: Faults,
     account: Arc<Account>,
     admitted: u64,
 }
 
-/// What is counted, at one moment.
+/// All counts at one moment.
 pub(super) struct Counts {
     /// Answered requests by outcome.
     pub(super) requests: BTreeMap<&'static str, u64>,
@@ -94,7 +94,7 @@ impl State {
             tasks: Vec::new(),
             remembered: 0,
             requests: BTreeMap::new(),
-            tokens: tokens.map(|token| (Arc::from(token.as_str()), Use::default())).collect(),
+            tokens: tokens.map(|token| (Arc::from(token.as_str()), TokenUsage::default())).collect(),
             faults,
             account: Arc::new(account),
             admitted: 0,
@@ -103,7 +103,7 @@ impl State {
         Self { options, limits, memory: Mutex::new(memory), ids: fastrand::u64(..), next_id: AtomicU32::default() }
     }
 
-    /// The known token that was given, if it is one.
+    /// The accepted token that equals the given one; none if there is none.
     pub(super) fn token(&self, given: &[u8]) -> Option<Arc<str>> {
         let memory = self.lock();
         memory.tokens.keys().find(|token| token.as_bytes() == given).cloned()
@@ -220,11 +220,11 @@ impl State {
         memory.tasks = Vec::new();
         memory.remembered = 0;
         memory.requests.clear();
-        memory.tokens.values_mut().for_each(Use::forget);
+        memory.tokens.values_mut().for_each(TokenUsage::forget);
         memory.account = Arc::new(memory.faults.replace(Vec::new()));
     }
 
-    /// A panic while the lock was held left the memory whole, because each change is a single step.
+    /// Takes the lock, also after a panic. The memory is consistent then, because each change is a single step.
     fn lock(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -236,7 +236,7 @@ impl Memory {
     }
 }
 
-/// One of a token's simultaneous requests. It is free when this is dropped, also when the client leaves.
+/// A slot that a request holds on a token. Dropping it frees the slot, also when the client leaves.
 #[derive(Debug)]
 pub(super) struct Slot {
     state: Arc<State>,
@@ -283,7 +283,7 @@ fn now() -> Timestamp {
 /// The account's day, and the whole hours until it ends, rounded down.
 fn day(now: Timestamp, account: &Account) -> (Date, i64) {
     let local = account.zone.to_datetime(now.checked_add(account.clock).unwrap_or(now));
-    // Moved back by the time from midnight to the end of the day, the day ends at midnight.
+    // The local time is moved back by the time from midnight to the end of the day. The moved day then ends at midnight.
     let local = local.saturating_sub(account.day_end);
     let full_hour = local.minute() == 0 && local.second() == 0;
     (local.date(), 23 - i64::from(local.hour()) + i64::from(full_hour))

@@ -46,7 +46,7 @@ async fn body_that_is_not_a_task_message_is_refused() {
             ("number", b"7".to_vec(), "invalid_message", "JSON object"),
             ("null", b"null".to_vec(), "invalid_message", "JSON object"),
             ("two", b"{} {}".to_vec(), "invalid_message", "several JSON objects"),
-            ("truncated", b"{\"name\": \"x".to_vec(), "invalid_message", "the text ends before the JSON does"),
+            ("truncated", b"{\"name\": \"x".to_vec(), "invalid_message", "the text ends before the JSON is complete"),
             ("not-utf8", b"{\"name\": \"\xff\xfe\"}".to_vec(), "invalid_message", "UTF-8"),
             ("deep", deep, "invalid_message", "JSON object"),
             ("deep-field", deep_field, "invalid_task", "description: is "),

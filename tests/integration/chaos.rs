@@ -55,7 +55,7 @@ async fn one_worker_in_strict_mode_accounts_for_every_message() {
 }
 
 #[tokio::test]
-async fn two_workers_with_a_shared_ledger_account_for_all() {
+async fn two_workers_with_a_shared_ledger_account_for_every_message() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.unwrap_or_else(|why| panic!("{why}"));
     let redis = Redis::own().await.unwrap_or_else(|why| panic!("{why}"));

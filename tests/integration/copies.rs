@@ -38,7 +38,7 @@ async fn refused(broker: &Broker, rig: &Rig, arguments: &[(&str, &str)]) -> Work
 }
 
 #[tokio::test]
-async fn copy_refused_for_good_stops_consuming_where_a_rejected_message_is_lost() {
+async fn copy_refused_for_good_stops_consuming_if_a_reject_would_lose_the_message() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     for exchange in [None, Some("no-such-exchange")] {
@@ -56,7 +56,7 @@ async fn copy_refused_for_good_stops_consuming_where_a_rejected_message_is_lost(
 }
 
 #[tokio::test]
-async fn copy_refused_for_good_is_rejected_where_the_queue_has_a_dead_letter_exchange() {
+async fn message_is_rejected_if_its_copy_is_refused_and_the_queue_has_a_dlx() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let rig = Rig::with("copies.rejected", &broker.url, Crm::options()).await;
@@ -95,7 +95,7 @@ async fn publishing_blocked_for_longer_than_gate_hold_returns_messages_and_loses
     eventually("the messages are returned", returned).await;
     let requests = rig.crm.requests("fault:api").await;
     broker.ctl("set_vm_memory_high_watermark 0.6").await.expect("set");
-    // A copy whose confirm was not waited for can be there beside the later one, and both are counted.
+    // A copy can be published twice: once before its confirm was lost, and once later. So only different ids are counted.
     let (amqp, found) = (Amqp::connect(&broker.url).await, Mutex::new(BTreeSet::new()));
     eventually("each message is dead-lettered", || async {
         let dead_letters = amqp.take_all(&rig.dead_letter_queue()).await;

@@ -19,7 +19,7 @@ use crate::support::process::{Env, Finished, run};
 use crate::support::rig::Crm;
 use replay::replayed;
 
-/// A folder that goes with the test.
+/// A folder that is deleted when it is dropped.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -133,7 +133,7 @@ async fn report_on_a_documented_account_gives_documented_findings_and_one_task()
     assert!(insert["milliseconds"]["total"].is_u64(), "{insert}");
 }
 
-/// How an account differs, and what the report must say of it.
+/// How an account differs, and the answers that the report must give.
 const DIFFERENCES: [(&str, &[(&str, &str)]); 33] = [
     ("account:string-codes", &[("code_type", "string")]),
     ("account:number-codes", &[("code_type", "number")]),
@@ -188,7 +188,7 @@ async fn account_that_differs_is_recognised_and_replayed() {
 }
 
 #[tokio::test]
-async fn nothing_is_created_where_the_token_is_refused_or_nothing_answers() {
+async fn crm_report_creates_no_task_when_the_token_is_refused_or_nothing_answers() {
     let (crm, folder) = (Crm::start(options()).await, Folder::new("refused"));
     let mut wrong = env(&crm.url);
     wrong[2].1 = "other-token".to_owned();
@@ -208,7 +208,7 @@ async fn nothing_is_created_where_the_token_is_refused_or_nothing_answers() {
     assert_eq!(report["exchanges"].as_array().map(Vec::len), Some(1));
 }
 
-/// How an account differs, a question, and how far the answer can be trusted.
+/// How an account differs, a question, and the expected confidence of the answer.
 const CONFIDENCE: [(&str, &[(&str, &str)]); 10] = [
     (
         "account:lenient",
@@ -228,7 +228,7 @@ const CONFIDENCE: [(&str, &[(&str, &str)]); 10] = [
     ("garbage", &[("insert", "certain"), ("wolkvox_id", "unknown")]),
 ];
 
-/// A finding is certain only where the answers have no other reading.
+/// A finding is certain only if nothing else can explain the answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn finding_is_as_certain_as_its_evidence() {
     let tried = stream::iter(CONFIDENCE.iter().enumerate()).map(async |(number, (action, expected))| {

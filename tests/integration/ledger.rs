@@ -125,7 +125,7 @@ async fn replicas_share_entries() {
 }
 
 #[tokio::test]
-async fn redis_that_two_queues_share_keeps_a_ledger_for_each() {
+async fn shared_redis_keeps_a_separate_ledger_for_each_queue() {
     let redis = Redis::shared().await;
     let (clock, one) = (FakeClock::new(), unique("tasks[*]?"));
     let opened = async |queue: &str| {

@@ -230,8 +230,12 @@ async fn refused_certificate_is_reported_with_its_true_reason() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     for (kind, listed, said) in [
         (Kind::Own, None, ""),
-        (Kind::Own, Some(Kind::OtherName), "of an authority that neither this machine nor KEY knows"),
-        (Kind::Own, Some(Kind::Own), "not signed by the one of its authority's name in KEY; is the file outdated?"),
+        (Kind::Own, Some(Kind::OtherName), "by an authority that neither this machine nor KEY knows"),
+        (
+            Kind::Own,
+            Some(Kind::Own),
+            "the authority in KEY has the right name, but did not sign the server's certificate",
+        ),
         (Kind::Authority, None, "make it with basicConstraints=CA:FALSE"),
         (Kind::Expired, None, "has expired"),
         (Kind::OtherName, None, "is for another name"),

@@ -70,7 +70,7 @@ async fn suspended_token_shows_its_quota_and_end_of_suspension() {
 }
 
 #[tokio::test]
-async fn start_line_names_what_the_worker_works_with_and_no_password() {
+async fn start_line_names_broker_crm_and_ledger_without_a_password() {
     let rig = Rig::new("observe.start").await;
     let worker = rig.worker(&[("HTTP_PROXY", ""), ("NO_PROXY", "*")]).await;
     let lines = worker.process.lines();

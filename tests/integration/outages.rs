@@ -87,7 +87,8 @@ async fn rotated_token_is_read_from_its_file() {
     worker.reaches("wtw_gate_closed{reason=\"unauthorized\"}", 1.0).await;
     std::fs::write(&file, "no token\n").expect("written");
     worker.reaches("wtw_config_reloads_total{file=\"crm.tokens_file\",outcome=\"failure\"}", 1.0).await;
-    let said = worker.process.lines().iter().filter(|line| line.contains("what was read before stays in use")).count();
+    let said =
+        worker.process.lines().iter().filter(|line| line.contains("The worker keeps what it read before")).count();
     assert_eq!(said, 1, "logged once for each change");
     std::fs::write(&file, "demo-token\n").expect("written");
     rig.crm.created(1).await;

@@ -224,7 +224,7 @@ impl Crm for Quoting {
     }
 }
 
-/// The environment variable that makes the test below the worker's process.
+/// With this environment variable, the test below runs as the worker's process.
 const IS_WORKER: &str = "PANICKING_WORKER";
 
 async fn panicking_worker() {

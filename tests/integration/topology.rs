@@ -102,8 +102,8 @@ async fn message_dead_lettered_by_rabbitmq_reaches_its_queue_and_is_listed() {
     })
     .await;
     assert_eq!((&listed["kind"], &listed["message_id"]), (&"broker-expired".into(), &"m-1".into()));
-    let [given_up, ..] = rig.tool_queues();
-    let dead_letter = rig.amqp.take(&given_up).await;
+    let [brokers_queue, ..] = rig.tool_queues();
+    let dead_letter = rig.amqp.take(&brokers_queue).await;
     assert_eq!(number(&dead_letter, "x-wtw-dead-letter"), None);
     assert_eq!(dead_letter.data, task("old"));
 }

@@ -116,10 +116,10 @@ fn ledger_must_be_memory_a_file_or_redis() {
         assert_eq!(field(&config, "ledger.url"), meant);
     }
     for (text, why) in [
-        ("memory", "the value is of no known kind"),
-        ("memory:x", "the value is of no known kind"),
-        ("redis:h", "the value is of no known kind"),
-        ("sqlite:x", "the value is of no known kind"),
+        ("memory", "the value is not a known kind of ledger"),
+        ("memory:x", "the value is not a known kind of ledger"),
+        ("redis:h", "the value is not a known kind of ledger"),
+        ("sqlite:x", "the value is not a known kind of ledger"),
         ("file:", "the value names no file"),
         ("file://h/a", "the value names a host; write file:PATH"),
         ("redis:///1", "the value names no host"),
@@ -216,7 +216,7 @@ fn long_value_is_shortened_in_a_problem() {
 }
 
 #[test]
-fn keys_agree_with_each_other() {
+fn values_that_contradict_another_key_are_refused() {
     for (toml, expected) in [
         (
             "crm.connect_timeout = '21s'\ncrm.request_timeout = '20s'",

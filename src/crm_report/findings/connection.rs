@@ -11,15 +11,16 @@ const KEPT: Duration = Duration::from_secs(3);
 /// An answer that takes more than this part of the timeout is slow, in per cent.
 const SLOW: u32 = 50;
 
-/// Whether connections are used again. Certain only if a close was announced more than once; otherwise likely: a proxy or a busy
-/// moment looks the same.
+/// Answers whether connections are reused. Certain only if the other end announced a close more than once. Otherwise
+/// likely, because a proxy or a delay can look the same.
 pub(super) fn connections(facts: Facts<'_>) -> Finding {
     let about = "connections";
     let steps = &facts.run.steps;
-    let pairs: Vec<(&Step, &Step)> = steps.iter().zip(steps.iter().skip(1)).filter(|pair| is_near(*pair)).collect();
+    let pairs: Vec<(&Step, &Step)> =
+        steps.iter().zip(steps.iter().skip(1)).filter(|pair| is_within_keep_alive(*pair)).collect();
     let known: Vec<((&Step, &Step), bool)> = pairs.iter().filter_map(|pair| Some((*pair, is_reused(*pair)?))).collect();
     let evidence = |pair: &(&Step, &Step)| [facts.number(pair.0), facts.number(pair.1)];
-    // A connection that was not free in time is not closed, so a single new connection proves nothing.
+    // The client also opens a new connection while the old one is not free yet. So one new connection alone proves nothing.
     let closed = !known.is_empty() && known.iter().all(|(_, reused)| !reused);
     let unannounced = known.iter().find(|((one, _), _)| !announces_close(one));
     if let (true, Some((pair, _))) = (closed, unannounced) {
@@ -46,8 +47,8 @@ pub(super) fn connections(facts: Facts<'_>) -> Finding {
     }
 }
 
-/// Nothing but the CRM ended the connection between these two.
-fn is_near((one, next): (&Step, &Step)) -> bool {
+/// Whether the second request followed so soon that the client itself did not close the connection.
+fn is_within_keep_alive((one, next): (&Step, &Step)) -> bool {
     let ended = one.at.checked_add(one.exchange.total).unwrap_or(one.at);
     next.at.duration_since(ended).unsigned_abs() < KEPT
 }
@@ -56,7 +57,7 @@ fn is_near((one, next): (&Step, &Step)) -> bool {
 fn is_reused((one, next): (&Step, &Step)) -> Option<bool> {
     match (local(one), local(next), next.no_answer()) {
         (Some(one), Some(next), _) => Some(one == next),
-        // The connection ended under the request. The task itself may have met another fault.
+        // The connection ended during this request. An insert is left out, because it can fail for another reason.
         (Some(_), None, Some(NoAnswer::ConnectionEnded)) if next.name != "insert" => Some(false),
         _ => None,
     }
@@ -72,7 +73,7 @@ fn announces_close(step: &Step) -> bool {
     is_old || headers.into_iter().any(|(name, value)| name == "connection" && value.to_lowercase().contains("close"))
 }
 
-/// The address family and the proxy. Certain: it is this end's own connection.
+/// Names the address family and the proxy. Always certain, because it looks at the worker's own connections.
 pub(super) fn route(facts: Facts<'_>) -> Finding {
     let about = "route";
     let steps = facts.run.steps.iter();
@@ -95,7 +96,7 @@ pub(super) fn route(facts: Facts<'_>) -> Finding {
     finding.from([facts.number(step)])
 }
 
-/// Whether the answer to the task leaves room before the timeout. Likely at most: it is one request.
+/// Compares the time of the answer to the task with `crm.request_timeout`. Likely at most, because it is one request.
 pub(super) fn latency(facts: Facts<'_>) -> Finding {
     let about = "latency";
     let Some(step) = facts.step("insert") else {

@@ -6,8 +6,8 @@ use crate::crm_report::finding::{Confidence, Facts, Finding};
 use crate::crm_report::plan::MISSING;
 use crate::crm_report::run::Step;
 
-/// Whether refusals have the HTTP status of their `code`. Likely if only one call refused: others may differ. A refusal that
-/// differs is certain.
+/// Answers whether a refusal has the HTTP status of its `code`. Likely if only one call was refused, because others may
+/// differ. Certain if one differs.
 pub(super) fn http_status(facts: Facts<'_>) -> Finding {
     let about = "http_status";
     let refused = |step: &&Step| step.classified.code.is_some_and(|code| code != 200);
@@ -18,9 +18,9 @@ pub(super) fn http_status(facts: Facts<'_>) -> Finding {
     } else if steps.iter().map(both).all(|(status, code)| status == code) {
         ("equals_code", "The HTTP status of each refusal was its code.")
     } else if steps.iter().map(both).all(|(status, _)| status == Some(200)) {
-        ("always_200", "The HTTP status of each refusal was 200. The worker goes by the code.")
+        ("always_200", "The HTTP status of each refusal was 200. The worker uses the code.")
     } else {
-        ("other", "The HTTP status of a refusal was neither its code nor always 200. The worker goes by the code.")
+        ("other", "The HTTP status of a refusal was neither its code nor always 200. The worker uses the code.")
     };
     let is_one_call = steps.iter().all(|step| path(&step.call) == steps.first().map_or("", |first| path(&first.call)));
     let confidence = if is_one_call && answer != "other" { Confidence::Likely } else { Confidence::Certain };
@@ -37,12 +37,13 @@ fn path(call: &Call) -> &'static str {
     }
 }
 
-/// Whether a wrong token is refused as documented. Certain for tokenInformation.php, the only call that is tried with one.
+/// Answers whether a wrong token is refused as documented. Certain, but for tokenInformation.php only: no other call is
+/// tried with a wrong token.
 pub(super) fn wrong_token(facts: Facts<'_>) -> Finding {
     refused_as_documented(facts, "wrong_token", "a wrong token")
 }
 
-/// Whether another operation than the token's is refused as documented. Certain for tokenInformation.php.
+/// Answers whether another operation than the token's is refused as documented. Certain, but for tokenInformation.php only.
 pub(super) fn wrong_operation(facts: Facts<'_>) -> Finding {
     refused_as_documented(facts, "wrong_operation", "a wrong operation")
 }
@@ -71,8 +72,8 @@ fn refused_as_documented(facts: Facts<'_>, about: &'static str, what: &str) -> F
         }
         outcome @ (Outcome::Rejected | Outcome::Misconfigured | Outcome::Unavailable) if is_about_token => {
             let words = format!(
-                "tokenInformation.php does not refuse {what} as documented: {reason}. The worker takes it for {} and does \
-                 not suspend the token.",
+                "tokenInformation.php does not refuse {what} as documented: {reason}. The worker treats it as {} and \
+                 does not suspend the token.",
                 outcome.as_str()
             );
             Finding::new(about, "misunderstood", words).likely()
@@ -90,8 +91,8 @@ fn refused_as_documented(facts: Facts<'_>, about: &'static str, what: &str) -> F
     finding.said(step.said()).from(evidence)
 }
 
-/// Whether a task without a required field is refused. Certain where the task with all fields was created: the two differ in
-/// nothing else.
+/// Answers whether a task without a required field is refused. Certain if the task with all fields was created, because
+/// only that field differs.
 pub(super) fn missing_field(facts: Facts<'_>) -> Finding {
     let about = "missing_field";
     let Some(step) = facts.step(about) else {

@@ -14,8 +14,8 @@ pub(in crate::crm_report) const QUERIES: [(&str, &str); 3] =
 /// The beginning of an answer that is a time.
 pub(in crate::crm_report) const FOUND_AFTER: &str = "found after ";
 
-/// Whether `query.php` finds the task, by which fields, and after how long. Certain where it does. Where it answers and does not,
-/// a later search may find it.
+/// Answers whether `query.php` finds the task, by which fields, and after how long. Certain if it finds the task. If it
+/// does not, likely at most, because a later search may find it.
 pub(super) fn query(facts: Facts<'_>) -> Finding {
     let about = "query";
     let mut fields: Vec<Searched<'_>> = QUERIES.iter().map(|(name, field)| Searched::new(facts, name, field)).collect();
@@ -72,15 +72,15 @@ impl<'a> Searched<'a> {
         self.steps.iter().find(|(_, is_found)| *is_found).map(|(step, _)| *step)
     }
 
-    /// The last search that answered and did not find the task. If a later search finds it, one that was rejected says the same. One
-    /// that was refused for its token or its rate does not.
+    /// The last search that answered and did not find the task. A rejected search counts too if a later search finds the
+    /// task. A search that was refused for its token or its rate never counts.
     fn last_miss(&self) -> Option<&'a Step> {
         let misses = self.steps.iter().take_while(|(_, is_found)| !is_found).map(|(step, _)| *step);
         let is_hit = self.hit().is_some();
         misses.filter(|step| step.is_accepted() || (is_hit && step.classified.outcome == Outcome::Rejected)).last()
     }
 
-    /// What was seen, and no more.
+    /// The result in words; none if no search answered.
     fn words(&self) -> Option<String> {
         let field = self.field;
         match (self.hit(), self.last_miss()) {
@@ -93,7 +93,7 @@ impl<'a> Searched<'a> {
         }
     }
 
-    /// A sentence about searches that neither found the task nor missed it.
+    /// A sentence about the first failed search, if no search answered.
     fn failed(&self) -> Option<String> {
         let (first, _) = self.steps.first().filter(|_| self.words().is_none())?;
         let how = how_it_failed(first);
@@ -110,7 +110,7 @@ fn not_created(facts: Facts<'_>) -> &'static str {
     if facts.is_created() { "" } else { ", or the task was not created" }
 }
 
-/// What can be said of a search without a result.
+/// How a search failed: the CRM refused it, or there was no usable answer.
 fn how_it_failed(step: &Step) -> &'static str {
     if step.classified.code.is_some() { "was refused" } else { "failed" }
 }
@@ -154,13 +154,14 @@ pub(super) fn query_dates(facts: Facts<'_>) -> Finding {
     finding.from([facts.number(step)])
 }
 
-/// Whether text with accents comes back as it was. Certain for what a search returns, and not for what the CRM stores.
+/// Answers whether a search returns text with accents as it was sent. Certain about the search, not about what the CRM
+/// stores.
 pub(super) fn accents(facts: Facts<'_>) -> Finding {
     let about = "accents";
     let Some((step, record)) = facts.found_task() else {
         return Finding::unknown(
             about,
-            "No search found the task, so its text was not seen again. Look at it in the CRM.",
+            "No search found the task, so nothing is known about its text. Look at it in the CRM.",
         );
     };
     let Some(back) = record.get("description").and_then(Value::as_str) else {
@@ -169,7 +170,7 @@ pub(super) fn accents(facts: Facts<'_>) -> Finding {
     let finding = if Some(back) == facts.plan.field("description") {
         Finding::new(about, "intact", "A search returns text with accents as it was sent.")
     } else if without_spaces(back).contains(&without_spaces(ACCENTS)) {
-        let words = "A search returns accents as they were sent, and the rest of the description altered.";
+        let words = "A search returns accents as they were sent, but alters the rest of the description.";
         Finding::new(about, "intact", words)
     } else if !without_spaces(back).contains(&without_spaces(BEFORE_ACCENTS)) {
         let words = "The description that a search returns lacks the part with the accents. Look at it in the CRM.";
@@ -182,7 +183,7 @@ pub(super) fn accents(facts: Facts<'_>) -> Finding {
     finding.from([facts.number(step)])
 }
 
-/// A text without spaces and line ends, which editors of rich text replace.
+/// Removes spaces and line ends, because editors of rich text replace them.
 fn without_spaces(text: &str) -> String {
     text.replace("&nbsp;", "").chars().filter(|letter| !letter.is_whitespace()).collect()
 }

@@ -7,7 +7,7 @@ use crate::crm_report::body::Form;
 use crate::crm_report::finding::{Confidence, Facts, Finding};
 use crate::crm_report::run::Step;
 
-/// Whether the task was created. Certain by the CRM's word, by a search that found the task, and where nothing was sent.
+/// Answers whether the task was created. Certain if the CRM says so, if a search found the task, or if nothing was sent.
 pub(super) fn insert(facts: Facts<'_>) -> Finding {
     let about = "insert";
     let Some(step) = facts.step("insert") else {
@@ -19,7 +19,7 @@ pub(super) fn insert(facts: Facts<'_>) -> Finding {
     let (words, confidence) = match (outcome, facts.found_task()) {
         (Outcome::Created, _) => (format!("The CRM says that it created the task: {reason}."), Confidence::Certain),
         (_, Some(_)) => {
-            (format!("The task was created, and its answer does not show that: {reason}."), Confidence::Certain)
+            (format!("The task was created, but the answer to it does not show that: {reason}."), Confidence::Certain)
         }
         (Outcome::Unknown, None) => {
             (format!("It is not known whether the task was created: {reason}."), Confidence::Unknown)
@@ -42,16 +42,16 @@ pub(super) fn insert(facts: Facts<'_>) -> Finding {
             .set("retry.on_unknown = \"dead-letter\", until it is known why no answer shows whether a task was created")
     } else if facts.found_task().is_some() {
         finding.set(
-            "nothing: do not start the worker with this account. It takes this answer for a refusal, although the task was \
-             created. Attach the report to an issue.",
+            "nothing: do not start the worker with this account. The worker treats this answer as a refusal, although \
+             the task was created. Attach the report to an issue.",
         )
     } else {
         finding.set("what the CRM says is wrong, then run crm-report again before the first message")
     }
 }
 
-/// Whether `code` is a number or a string. Certain where success of insert.php, success of another call and a refusal were all
-/// seen; likely where one of them was not.
+/// Answers whether `code` is a number or a string. Certain if a successful insert.php, another successful call and a
+/// refusal were all seen; likely if one of them was not.
 pub(super) fn code_type(facts: Facts<'_>) -> Finding {
     let about = "code_type";
     let kinds: Vec<(&Step, &str)> = facts.run.steps.iter().filter_map(|step| Some((step, kind(step)?))).collect();
@@ -103,7 +103,7 @@ impl Group {
 }
 
 fn kind(step: &Step) -> Option<&'static str> {
-    // Something else than the CRM may have a code, too.
+    // Only a verdict of the CRM counts: JSON from a proxy can have a `code`, too.
     step.classified.code?;
     match step.body.code()? {
         Value::Number(_) => Some("number"),
@@ -114,7 +114,7 @@ fn kind(step: &Step) -> Option<&'static str> {
 
 /// Whether the answer to the task is clean JSON. Certain for this one answer.
 pub(super) fn body_form(facts: Facts<'_>) -> Finding {
-    /// Others are not named: the header can hold anything.
+    /// Only these names are shown, because the header can hold any text.
     const ENCODINGS: [&str; 5] = ["gzip", "x-gzip", "deflate", "br", "zstd"];
     let about = "body_form";
     let Some((step, HttpResult::Reply(_))) = facts.step("insert").map(|step| (step, &step.exchange.result)) else {
@@ -143,7 +143,7 @@ pub(super) fn body_form(facts: Facts<'_>) -> Finding {
     finding.from([facts.number(step)])
 }
 
-/// A number in an id counts as a time if it is at most this many seconds from now. A wrong clock is off by less.
+/// A number in an id counts as a time if it is at most this many seconds from now. No wrong clock is off by more.
 const NEAR: i64 = 400 * 24 * 3600;
 
 /// Whether the answer has an id, and of which form. If an id begins with a time near now, that is likely its time of creation.
@@ -158,10 +158,10 @@ pub(super) fn wolkvox_id(facts: Facts<'_>) -> Finding {
             Finding::new(about, "object_id", words).likely()
         }
         Some(_) if step.body.has_number_id() => {
-            Finding::new(about, "number", "The answer has a wolkvox_id that is a number, and no text.")
+            Finding::new(about, "number", "The wolkvox_id in the answer is a number instead of a text.")
         }
         Some(_) => {
-            let words = "The answer has a wolkvox_id of another form than a time and further digits, 24 hexadecimal digits in all.";
+            let words = "The answer has a wolkvox_id, but not 24 hexadecimal digits that begin with a time.";
             Finding::new(about, "other", words)
         }
         None => Finding::new(about, "absent", without_id(step))
@@ -171,7 +171,7 @@ pub(super) fn wolkvox_id(facts: Facts<'_>) -> Finding {
 }
 
 fn without_id(step: &Step) -> &'static str {
-    match step.body.has_other_id() {
+    match step.body.has_misplaced_id() {
         true => "The answer has a wolkvox_id, but not as a text or number in data. Find tasks by their name instead.",
         false => "The answer has no wolkvox_id. Find tasks by their name instead.",
     }

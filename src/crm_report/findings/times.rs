@@ -19,7 +19,7 @@ const QUARTER: i64 = 900;
 const TOLERANCE: i64 = 120;
 /// The farthest offsets from UTC, in seconds.
 const OFFSETS: std::ops::RangeInclusive<i64> = -12 * 3600..=14 * 3600;
-/// A zone of each offset that users of this CRM are likely to be in, in minutes.
+/// For some offsets (in minutes), a zone in which users of this CRM are likely to be.
 const LIKELY_ZONES: [(i64, &str); 7] = [
     (-360, "America/Mexico_City"),
     (-300, "America/Bogota"),
@@ -38,17 +38,18 @@ fn ahead<'a>(facts: Facts<'a>) -> Option<(i64, &'a Step)> {
     Some((seconds_ahead(created, step.at.as_millisecond(), took), step))
 }
 
-/// How many seconds later a task was created by the CRM's clock, in whole seconds, than in the middle of its call by this machine's.
-/// 0 where the two agree.
+/// How many seconds the CRM's clock is ahead of this machine's. It compares the time of creation, in whole seconds, with
+/// the middle of the call. 0 if the two clocks agree.
 fn seconds_ahead(created: i64, sent_milliseconds: i64, took_milliseconds: i64) -> i64 {
     let middle = sent_milliseconds + took_milliseconds / 2;
-    // On average half a second is cut off from whole seconds. The rest rounds.
+    // Whole seconds cut off half a second on average, which 500 gives back. 499 makes the division round to the nearest
+    // second.
     let ahead = (created * 1000 + 500 - middle + 499).div_euclid(1000);
     if ahead.abs() * 1000 <= SAME_CLOCK * 1000 + took_milliseconds / 2 { 0 } else { ahead }
 }
 
-/// Whether the CRM's clock agrees with this machine's. Certain if they agree: an id with this time is no coincidence. Likely
-/// if they differ, because the id may not begin with the time of creation.
+/// Answers whether the CRM's clock agrees with this machine's. Certain if they agree, because that is no coincidence.
+/// Likely if they differ, because the id may not begin with the time of creation.
 pub(super) fn clock(facts: Facts<'_>) -> Finding {
     let about = "clock";
     let Some((ahead, step)) = ahead(facts) else {
@@ -75,7 +76,7 @@ pub(super) fn answer_zone(facts: Facts<'_>) -> Finding {
     let clock = ahead(facts).map(|(ahead, _)| ahead);
     let now = insert.at.as_second() + clock.unwrap_or_default();
     let Some((field, offset)) = local_time(record, facts, now) else {
-        return Finding::unknown(about, "The task that was found has no time of its creation in a form that is read.");
+        return Finding::unknown(about, "The task that was found has no time of creation in a known form.");
     };
     let name = offset_name(offset);
     let configured = i64::from(facts.config.timezone.to_offset(insert.at).seconds());
@@ -121,7 +122,7 @@ pub(in crate::crm_report) const SHIFTED: &str = "shifted ";
 pub(super) fn sent_dates(facts: Facts<'_>) -> Finding {
     let about = "sent_dates";
     let Some((step, record)) = facts.found_task() else {
-        return Finding::unknown(about, "No search found the task, so the date that was sent was not seen again.");
+        return Finding::unknown(about, "No search found the task, so nothing is known about its date.");
     };
     let sent = facts.plan.field("completion_date").unwrap_or_default();
     let Some(back) = record.get("completion_date").filter(|back| !back.is_null()) else {
@@ -149,8 +150,8 @@ pub(super) fn sent_dates(facts: Facts<'_>) -> Finding {
     finding.from([facts.number(step)])
 }
 
-/// How many minutes later a date came back than it was sent, if it was moved by whole minutes. Its seconds may be lost if it was moved
-/// by the offset of a zone.
+/// By how many minutes a search shifts a date; none if not by whole minutes. If the shift is the offset of a zone, the
+/// returned date may lack its seconds.
 fn minutes_later(sent: &str, back: &str) -> Option<i64> {
     let (sent, back) = (time(sent)?, time(back)?);
     let seconds = back.duration_since(sent).as_secs();
@@ -166,7 +167,8 @@ fn minutes_later(sent: &str, back: &str) -> Option<i64> {
 /// The beginning of the member with the hours to the reset of the quota.
 const HOURS_TO_RESET: &str = "hours_to_re";
 
-/// When the quota is reset. Likely: the hours are rounded, so in two cases of 24 they include midnight by coincidence.
+/// Answers when the quota is reset. Likely at most: the hours are rounded, so 2 of 24 hours include midnight by
+/// coincidence.
 pub(super) fn quota_reset(facts: Facts<'_>) -> Finding {
     let about = "quota_reset";
     let Some((step, from, to)) = reset(facts) else {
@@ -187,8 +189,8 @@ pub(super) fn quota_reset(facts: Facts<'_>) -> Finding {
     Finding::new(about, answer, words).from([facts.number(step)]).likely()
 }
 
-/// The times between which the quota is reset, with the step that says so. How its whole hours are rounded is not known, and the
-/// account's clock may be a little off.
+/// The earliest and the latest time of the reset, with the step that shows them. It is not known how the CRM rounds the
+/// hours, and its clock may be slightly wrong.
 pub(in crate::crm_report) fn reset<'a>(facts: Facts<'a>) -> Option<(&'a Step, Timestamp, Timestamp)> {
     let step = facts.step("counter_before")?;
     let hours = step.body.number(HOURS_TO_RESET)?;
@@ -223,8 +225,8 @@ pub(super) fn counter(facts: Facts<'_>) -> Finding {
     let (answer, words) = match second.saturating_sub(first) {
         2 => ("exact", "The task counts as one call, and so does the question about the counter."),
         1 => ("free_information", "The task counts as one call, and the question about the counter does not."),
-        0 => ("slow", "It does not count at once, so the quota that the worker shows lags behind."),
-        ..0 => ("reset", "It was reset in between. Run crm-report again to learn what it counts."),
+        0 => ("slow", "The account counts with a delay, so the quota that the worker shows lags behind."),
+        ..0 => ("reset", "The counter was reset in between. Run crm-report again to learn what it counts."),
         _ => ("shared", "Other programs used the token at the same time, or a task counts as several calls."),
     };
     let finding = Finding::new(about, answer, format!("{seen} {words}")).from(evidence);

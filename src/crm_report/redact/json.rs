@@ -126,7 +126,7 @@ pub(super) fn length_of(text: &str) -> String {
     format!("[text of {} characters]", text.chars().count())
 }
 
-/// A request as it is shown: the values of configuration and task have their placeholders.
+/// A request as a report shows it: placeholders replace values of the configuration and of the task.
 pub(super) fn request(redactor: &Redactor<'_>, mut value: Value) -> Value {
     let is_by_id = value.get("field").and_then(Value::as_str) == Some("wolkvox_id");
     if let Value::Object(members) = &mut value {

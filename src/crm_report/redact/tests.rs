@@ -88,7 +88,7 @@ fn header_names_are_shown_by_their_known_words() {
 }
 
 #[test]
-fn words_of_refusals_stay_and_everything_else_has_a_length() {
+fn redactor_keeps_words_of_refusals_and_shows_only_the_length_of_others() {
     for (text, shown) in [
         ("PLEASE VALIDATE TOKEN", "PLEASE VALIDATE TOKEN"),
         (
@@ -128,7 +128,7 @@ fn short_record_is_replaced_as_a_value_and_as_a_number() {
 }
 
 #[test]
-fn search_of_any_shape_shows_the_own_task_and_no_other() {
+fn redactor_shows_only_the_test_task_in_a_search_of_any_form() {
     let (name, description) =
         with_redactor("64b1f0", false, |_, plan| (plan.name.clone(), plan.field("description").unwrap().to_owned()));
     let own = json!({
@@ -235,7 +235,7 @@ proptest! {
 
 /// The id of the insert's answer is enough: the record may have no name, or have it in an object within it.
 #[test]
-fn own_task_is_shown_by_its_id_and_in_an_outer_object() {
+fn test_task_is_recognised_by_its_id_and_when_nested() {
     let name = with_redactor("64b1f0", false, |_, plan| plan.name.clone());
     let (date, id) = ("2026-11-29 10:00:00", 6_593_042);
     for (own, shown) in [

@@ -1,13 +1,13 @@
 //! The words that a report may show. Whatever else an answer says is replaced by its length. Pure.
 //!
-//! The words of refusals, of PHP's notices and of error pages are what people must know of an account. Names, addresses,
-//! numbers, tokens and tasks are none of them, in whatever encoding they are written.
+//! Readers need the words of refusals, of PHP's notices and of error pages. They do not need names, addresses, numbers,
+//! tokens or tasks, so these are replaced in every encoding.
 
 use std::collections::HashSet;
 
 use crate::visible::is_hidden;
 
-/// The most digits of a number that is shown, such as an HTTP status.
+/// The longest number that is shown, such as an HTTP status, in digits.
 const DIGITS: usize = 3;
 
 /// The vendor's words, and those of web servers, proxies and TLS, in English and Spanish.
@@ -89,15 +89,16 @@ const MEMBERS: [&str; 24] = [
 /// The modules that the vendor's pages name.
 pub(super) const MODULES: [&str; 5] = ["cases", "contacts", "leads", "opportunities", "collections"];
 
-/// Replaces what is not known.
+/// Replaces unknown words by their length.
 pub(super) struct Words {
     known: HashSet<&'static str>,
-    /// What is replaced by a word of its own: the value in lower case, and the placeholder.
+    /// Values that have a placeholder: the value in lower case, and its placeholder.
     own: Vec<(String, &'static str)>,
 }
 
 impl Words {
-    /// `own` are the values that have a placeholder. One that is a known word is not known any more, nor is such a secret.
+    /// `own` are the values that have a placeholder. If one of them, or a secret, equals a known word, that word is not
+    /// shown any more.
     pub(super) fn new<'a>(own: Vec<(String, &'static str)>, secrets: impl Iterator<Item = &'a str>) -> Self {
         let own = own.into_iter().map(|(value, placeholder)| (value.to_lowercase(), placeholder));
         let own: Vec<_> = own.filter(|(value, _)| !value.is_empty()).collect();
@@ -129,7 +130,7 @@ impl Words {
         parts.collect::<Vec<_>>().join("-")
     }
 
-    /// The placeholder of a value that is one of the own ones.
+    /// The placeholder of a value; none if it has none.
     pub(super) fn placeholder(&self, value: &str) -> Option<&'static str> {
         let value = value.to_lowercase();
         self.own.iter().find(|(own, _)| *own == value).map(|(_, placeholder)| *placeholder)
@@ -164,7 +165,8 @@ impl Words {
         shown
     }
 
-    /// An own value at the beginning that does not go on as a longer word: its length and placeholder.
+    /// If the text begins with a value that has a placeholder: the value's length and the placeholder. The beginning of a
+    /// longer word does not count.
     fn own_at(&self, text: &str) -> Option<(usize, &'static str)> {
         self.own.iter().find_map(|(own, placeholder)| {
             let mut at = 0;

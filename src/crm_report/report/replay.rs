@@ -21,14 +21,15 @@ pub(super) fn settings(findings: &[Finding], facts: Facts<'_>) -> Value {
     let faults = account(&answer, facts).into_iter().chain(insert(&answer, facts));
     let faults: Vec<Value> = faults.map(|action| json!({"action": action})).collect();
     let counter = facts.run.step("counter_before");
-    // A limit that the account does not keep is none. If it is used up exactly, only a refusal shows that it is kept.
+    // If more calls were used than the limit, the account does not enforce it. If exactly all calls were used, only a
+    // refusal shows that it does.
     let most_used = facts.run.steps.iter().filter_map(|step| step.body.number("token_use_today")).max().unwrap_or(0);
     let is_kept = facts.run.steps.iter().any(|step| step.classified.outcome == Outcome::QuotaExhausted);
     let limit = counter.and_then(|step| step.body.number("token_limit"));
     let inserted = facts.run.step("insert").filter(|step| step.no_answer().is_none());
     json!({
         "latency_milliseconds": inserted.map(|step| millis(step.exchange.total)),
-        // What was not tried counts as possible.
+        // A search that was not tried counts as one that works.
         "query": answer("query") != "not_found" || answer("query_dates") == "found",
         "daily_limit": limit.filter(|limit| *limit > most_used || (is_kept && *limit > 0)),
         "faults": faults,
@@ -56,7 +57,8 @@ fn answers(facts: Facts<'_>) -> Map<String, Value> {
     repeated.map(|(what, step)| (what, json!(facts.number(step)))).collect()
 }
 
-/// The same for searches: by each field, and by dates, one that found the task and one that did not.
+/// The exchanges of searches that the sandbox repeats: for each field and for dates, one that found the task and one that
+/// did not.
 fn searches(facts: Facts<'_>) -> impl Iterator<Item = (String, &Step)> {
     let all = QUERIES.into_iter().chain([("query_by_dates", "dates")]);
     all.flat_map(move |(name, by)| {
@@ -100,7 +102,7 @@ fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Vec<Strin
     }
     all.extend(day_end(answer, facts).map(|time| format!("day-ends:{time}")));
     if let Some(after) = answer("query").strip_prefix(FOUND_AFTER).and_then(duration::parse) {
-        // A little less than was seen, so that a search after the same time finds it again.
+        // A little less than the measured time, so that a search after the same time finds the task again.
         all.push(format!("slow-query:{}", duration::format(Duration::from_millis(millis(after) * 9 / 10))));
     }
     if let Some(minutes) = answer("sent_dates").strip_prefix(SHIFTED) {
@@ -109,8 +111,9 @@ fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Vec<Strin
     all.into_iter().map(|behaviour| format!("account:{behaviour}")).collect()
 }
 
-/// When the quota's day ends by the account's clock and in its zone, where that is not midnight: at midnight of
-/// `crm.timezone`, or of the zone of its answers, where that agrees with what the account said, else at a whole hour of UTC.
+/// The time of day at which the account resets the quota, by its own clock and zone; none for midnight. The reset is at
+/// midnight of `crm.timezone`, or of the zone of the answers, if the counter's hours fit. Otherwise it is the last full
+/// hour of UTC that fits.
 fn day_end<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Option<String> {
     let (_, from, to) = reset(facts)?;
     let configured = &facts.config.timezone;
@@ -130,7 +133,7 @@ fn day_end<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Option<St
     Some(local.strftime("%H:%M").to_string()).filter(|_| local != midnight)
 }
 
-/// The zone of an answer such as `UTC-05:00`; UTC where it is none.
+/// The zone of an answer such as `UTC-05:00`; UTC if the answer is not an offset.
 fn zone_of(answer: &str) -> TimeZone {
     let offset = strtime::parse("UTC%:z", answer).ok().and_then(|written| written.offset());
     offset.map_or(TimeZone::UTC, TimeZone::fixed)
@@ -140,7 +143,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 9)
 }
 
-/// What goes wrong with each insert, where no recorded answer shows it.
+/// The fault of each insert, if no recorded answer can repeat what happened.
 fn insert<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Option<String> {
     let step = facts.run.step("insert")?;
     let action = match step.no_answer() {

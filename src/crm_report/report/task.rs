@@ -9,13 +9,13 @@ use crate::crm_report::finding::Facts;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
-    /// It is, and the CRM said so.
+    /// The CRM said that it created the task.
     Created,
-    /// It is: a search found it, although the answer to the insert did not confirm it.
+    /// A search found the task, although the answer to the insert did not confirm it.
     FoundBySearch,
-    /// It is not.
+    /// No task is in the CRM.
     NotCreated,
-    /// It may be.
+    /// It is not known whether the task is in the CRM.
     Unknown,
 }
 
@@ -29,15 +29,15 @@ pub(super) fn state(facts: Facts<'_>) -> TaskState {
         _ if facts.found_task().is_some() => TaskState::FoundBySearch,
         (_, HttpResult::NotSent(_)) => TaskState::NotCreated,
         (Outcome::Unknown, _) => TaskState::Unknown,
-        // A refusal creates nothing that has an id.
+        // A refusal would have no id. So the task may exist.
         _ if step.body.wolkvox_id().is_some() => TaskState::Unknown,
         // A 503 or a refusal in front of the API.
         _ => TaskState::NotCreated,
     }
 }
 
-/// The answer to the insert may come from a proxy or firewall in front of the CRM.
-fn is_by_another(facts: Facts<'_>) -> bool {
+/// Whether the answer to the insert may come from a proxy or firewall in front of the CRM.
+fn may_be_from_a_proxy(facts: Facts<'_>) -> bool {
     facts.run.step("insert").is_some_and(|step| {
         matches!(step.exchange.result, HttpResult::Reply(_)) && step.classified.outcome != Outcome::Rejected
     })
@@ -57,8 +57,8 @@ pub(super) fn remove(
     let name = &plan.name;
     let mut lines = vec![match state {
         TaskState::Created => format!("\"{name}\" was created, {id}."),
-        TaskState::FoundBySearch => format!("\"{name}\" was created, {id}, although its answer did not say so."),
-        TaskState::NotCreated if is_by_another(facts) => {
+        TaskState::FoundBySearch => format!("\"{name}\" was created, {id}, although the answer did not say so."),
+        TaskState::NotCreated if may_be_from_a_proxy(facts) => {
             format!("No task was created, as far as the answer shows. If \"{name}\" is in the CRM, delete it.")
         }
         TaskState::NotCreated => "No task was created.".to_owned(),

@@ -11,7 +11,7 @@ const LONG_ENOUGH: usize = 6;
 /// A text that must not be shown, and what is shown instead.
 pub(super) struct Secret {
     text: String,
-    /// In lower case, each as characters.
+    /// All ways in which it can be written, in lower case, as characters.
     spellings: Vec<Vec<char>>,
     label: &'static str,
 }
@@ -21,8 +21,8 @@ impl Secret {
         let mut spellings = vec![text.clone()];
         if text.len() >= LONG_ENOUGH {
             spellings.push(text.bytes().map(|byte| format!("{byte:02x}")).collect());
-            // Within a longer text the secret begins at one of three positions of a group. The characters at its ends have
-            // bits of its neighbours.
+            // In the Base64 of a longer text, the secret can begin at any of the three bytes of a group. The characters at
+            // its ends also encode bits of the neighbouring bytes, so they are left out.
             for (before, from) in [(0, 0), (1, 2), (2, 3)] {
                 let is_whole = (before + text.len()).is_multiple_of(3);
                 spellings.extend([&STANDARD, &URL_SAFE].map(|encoding| {

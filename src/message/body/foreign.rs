@@ -175,6 +175,6 @@ pub(crate) fn object(members: &Members<'_>) -> Option<String> {
 
 fn named(what: &str) -> String {
     format!(
-        "the body is {what}, not a task message; publish a task message, or configure [[rules]] that make one of it"
+        "the body is {what}, not a task message; publish a task message, or configure [[rules]] that turn it into one"
     )
 }

@@ -154,7 +154,7 @@ fn field(json: &str, name: &str) -> Result<String, String> {
     };
     let is_number = value.get().bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
     if id.is_empty() || !(value.get().starts_with('"') || is_number) {
-        return Err(format!("its field {name} is no id; a text that is not empty, or an integer, is allowed"));
+        return Err(format!("its field {name} cannot be an id; a text that is not empty, or an integer, is allowed"));
     }
     Ok(id)
 }

@@ -73,10 +73,10 @@ fn id_is_read_from_the_named_field() {
     let long = format!(r#"{{"n": "{}"}}"#, "x".repeat(256));
     for (text, why) in [
         ("{}", "it has no field n, from which --id-field takes the id"),
-        (r#"{"n": null}"#, "its field n is no id"),
-        (r#"{"n": ""}"#, "its field n is no id"),
-        (r#"{"n": 1.5}"#, "its field n is no id"),
-        (r#"{"n": {}}"#, "its field n is no id"),
+        (r#"{"n": null}"#, "its field n cannot be an id"),
+        (r#"{"n": ""}"#, "its field n cannot be an id"),
+        (r#"{"n": 1.5}"#, "its field n cannot be an id"),
+        (r#"{"n": {}}"#, "its field n cannot be an id"),
         (&long, "its id has more than 255 bytes"),
     ] {
         assert!(read(text).unwrap_err().why.contains(why), "{text}");

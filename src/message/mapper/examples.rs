@@ -100,7 +100,7 @@ fn differences(
     {
         differ("message_id", &Value::from(expected), &id.map_or(Value::Null, Value::from));
     }
-    if report.is_empty() { Ok(()) } else { Err(format!("the task is another one:{report}")) }
+    if report.is_empty() { Ok(()) } else { Err(format!("the task differs:{report}")) }
 }
 
 /// Where the shown part of two long values begins: shortly before the first difference.

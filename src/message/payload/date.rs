@@ -28,7 +28,7 @@ impl fmt::Display for NoDate {
 }
 
 impl NoDate {
-    /// The problem in words that do not follow what the field held.
+    /// The problem in words that do not need the field's value before them.
     pub(crate) fn without_value(self) -> String {
         match self {
             Self::Form => format!("is no known form of a date; {ALLOWED}"),

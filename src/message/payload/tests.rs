@@ -190,7 +190,7 @@ fn nested_brackets_are_a_problem_of_their_field() {
     for (field, said) in [
         (
             "description",
-            "cannot be read: line 1, column 128: more than 128 lists or objects stand in each other; a string is allowed",
+            "cannot be read: line 1, column 128: lists and objects are nested more than 128 deep; a string is allowed",
         ),
         ("zzz", "is not a known field"),
     ] {

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_refused() {
+    fn text_that_is_not_json_is_refused() {
         for text in ["", "{", "{} {}", "nul", "[1,]", "01", "1.", "\"\\ud800\"", "[\"\\ud800\"]", "{\"\\ud800\": 1}"] {
             assert!(from_json(text).is_err(), "{text}");
         }

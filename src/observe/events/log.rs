@@ -7,7 +7,7 @@ use crate::message::disposition::Settlement;
 /// Writes one line for each settled message. A created task needs no reason.
 pub(super) fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str) {
     let (rule, attempts, duration_ms) = (settled.rule, settled.attempts, millis(settled.duration));
-    // By it, people find the message of a task.
+    // People search for a task's message with the reference.
     let reference = settled.reference.map(tracing::field::display);
     if let Settlement::Reject(reason) = settled.settlement {
         tracing::error!(

@@ -18,7 +18,7 @@ struct RuleLabels {
     rule: String,
 }
 
-/// Registered again for each scrape, so that rules that were removed leave no series behind.
+/// Registered again for each scrape, so that the series of a removed rule disappear.
 pub(super) fn registry(mapper: &Mapper) -> Registry {
     let (messages, condition_errors) =
         (Family::<OutcomeLabels, Counter>::default(), Family::<RuleLabels, Counter>::default());

@@ -26,7 +26,8 @@ pub struct Page {
     pub ready: bool,
     /// Why it is not.
     pub reason: Option<String>,
-    /// `active`, `not_known` (no message has arrived on this connection: perhaps a standby), or `not_connected`.
+    /// `active`, `not_known` or `not_connected`. `not_known` means that no message has arrived on this connection, so the
+    /// worker may be a standby.
     pub role: String,
     /// The work queue; none before the ledger is open.
     pub queue: Option<String>,

@@ -40,7 +40,7 @@ pub(in crate::sandbox) enum Action {
     Api(StatusCode, String),
     /// Not created; these bytes are the whole answer.
     Raw(Bytes),
-    /// As usual, only later.
+    /// Created and answered as usual, but later.
     Delay(Duration),
     /// Created, never answered.
     Hang,
@@ -50,7 +50,7 @@ pub(in crate::sandbox) enum Action {
     Reset,
     /// Created and answered, the connection closed without announcement.
     Close,
-    /// Created, answered with what cannot be read.
+    /// Created; the body of the answer cannot be read.
     Garbage,
     /// Created, the JSON after a byte-order mark.
     Bom,
@@ -58,7 +58,7 @@ pub(in crate::sandbox) enum Action {
     Warning,
     /// Created, the JSON compressed.
     Gzip,
-    /// Created, header lines in the answer that are malformed.
+    /// Created; the answer has malformed header lines.
     BadHeader,
     /// Created, the code as a string.
     StringCode,
@@ -86,7 +86,7 @@ impl Action {
         }
     }
 
-    /// Whether the task is created all the same.
+    /// Whether the task is created despite the fault.
     pub(in crate::sandbox) fn creates(&self) -> bool {
         !matches!(self, Self::Status(_) | Self::Code(..) | Self::Api(..) | Self::Raw(_) | Self::Drop)
     }
@@ -96,7 +96,7 @@ impl Action {
         if let Self::Delay(delay) = self { *delay } else { Duration::ZERO }
     }
 
-    /// Whether the answer has headers of ours.
+    /// Whether the sandbox writes the answer's headers, so that it can add `Retry-After`.
     pub(super) fn has_headers(&self) -> bool {
         !matches!(self, Self::Hang | Self::Drop | Self::Reset | Self::Raw(_))
     }
@@ -154,7 +154,7 @@ fn misspelt(word: &str) -> String {
     }
 }
 
-/// A status that can end an answer.
+/// A final HTTP status: a 1xx would not end the answer.
 fn status(code: &str) -> Result<StatusCode, String> {
     code.parse()
         .ok()

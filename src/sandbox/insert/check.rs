@@ -98,7 +98,7 @@ fn problems(document: &Value) -> Vec<String> {
     problems
 }
 
-/// Adds what is missing, wrong or unknown among `members`; `others` are looked at elsewhere.
+/// Adds the missing, wrong and unknown ones of `members`. Those in `others` are checked elsewhere.
 fn compare(
     problems: &mut Vec<String>,
     prefix: &str,

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use crate::sandbox::account::{Account, Ids};
 use crate::sandbox::answer::{Answer, Verdict};
-use crate::sandbox::client::End;
+use crate::sandbox::client::ConnectionEnd;
 use crate::sandbox::faults::{Action, Fault};
 use crate::sandbox::recorded::{Recorded, calls};
 
-/// What PHP prints where its warnings are not kept from the page.
+/// What PHP prints if the server does not hide its warnings.
 const PHP_WARNING: &str = "<br />\n<b>Warning</b>:  Undefined array key \"source\" in \
      <b>/var/www/html/server/API/v2/custom/insert.php</b> on line <b>42</b><br />\n";
 /// Header lines that no server should send: without a colon, with a space before it, with an empty name.
@@ -25,10 +25,10 @@ const BAD_HEADERS: &str =
 pub(super) enum Ending {
     /// With an answer.
     Answer(Answer),
-    /// With none, the connection left open.
+    /// Without an answer; the connection stays open.
     Hang,
-    /// With the connection's end instead of an answer.
-    Connection(End),
+    /// Without an HTTP answer; the connection ends in this way.
+    Connection(ConnectionEnd),
 }
 
 /// How an insert of the task with this id ends.
@@ -43,10 +43,12 @@ pub(super) fn ending(fault: Option<Fault>, account: &Account, recorded: &Recorde
         |status, code, text: &str| Answer::json(status, &Verdict::refused(status, code, text.to_owned()).body(account));
     let answer = match &fault.action {
         Action::Hang => return Ending::Hang,
-        Action::Drop | Action::Reset => return Ending::Connection(End::Reset),
-        Action::Raw(bytes) => return Ending::Connection(End::Write(bytes.clone())),
-        Action::Close => return Ending::Connection(End::Write(retry_after(created()).to_wire(""))),
-        Action::BadHeader => return Ending::Connection(End::Write(retry_after(created()).to_wire(BAD_HEADERS))),
+        Action::Drop | Action::Reset => return Ending::Connection(ConnectionEnd::Reset),
+        Action::Raw(bytes) => return Ending::Connection(ConnectionEnd::Write(bytes.clone())),
+        Action::Close => return Ending::Connection(ConnectionEnd::Write(retry_after(created()).to_wire(""))),
+        Action::BadHeader => {
+            return Ending::Connection(ConnectionEnd::Write(retry_after(created()).to_wire(BAD_HEADERS)));
+        }
         Action::Status(status) => Answer::html(*status),
         Action::Code(code, text) => refused(StatusCode::OK, *code, text),
         Action::Api(status, text) => refused(*status, status.as_u16(), text),

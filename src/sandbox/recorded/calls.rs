@@ -1,6 +1,6 @@
 //! Names of the kinds of calls for which a report holds a recorded answer: the keys of its `sandbox.answers`.
 
-/// Each call: the account refused the first one, and so no other was sent.
+/// All calls. The account refused the first one, so no other was sent.
 pub(in crate::sandbox) const EVERYTHING: &str = "everything";
 /// An insert that creates the task.
 pub(in crate::sandbox) const CREATED: &str = "created";
@@ -18,7 +18,7 @@ pub(in crate::sandbox) const COUNTER: &str = "counter";
 pub(in crate::sandbox) const FIELDS: [&str; 3] = ["wolkvox_id", "name", "id_record"];
 /// What `queryDates.php` searches by.
 pub(in crate::sandbox) const DATES: &str = "dates";
-/// All of them.
+/// All keys.
 pub(in crate::sandbox) const ALL: [&str; 15] = [
     EVERYTHING,
     CREATED,
@@ -47,12 +47,12 @@ pub(in crate::sandbox) fn not_found(by: &str) -> String {
     format!("not_found_by_{by}")
 }
 
-/// It finds no task, or is refused.
+/// Whether a call finds no task, or is refused.
 pub(in crate::sandbox) fn is_not_found(call: &str) -> bool {
     call.starts_with(&not_found(""))
 }
 
-/// It creates or finds a task.
+/// Whether a call creates or finds a task.
 pub(in crate::sandbox) fn has_task(call: &str) -> bool {
     call == CREATED || call.starts_with(&found(""))
 }

@@ -77,7 +77,7 @@ fn changed(body: &[u8], change: impl FnOnce(&mut Value) -> bool) -> Option<Strin
     (form != Form::NoJson && change(&mut answer)).then(|| format!("{before}{answer}"))
 }
 
-/// What the recorded task was.
+/// The recorded task, which the sandbox's tasks replace.
 struct RecordedTask<'a> {
     fields: &'a Map<String, Value>,
     id: Option<&'a str>,
@@ -107,7 +107,7 @@ impl RecordedTask<'_> {
         }
     }
 
-    /// A task with the members that the recorded one has.
+    /// Writes a task with the members of the recorded one.
     fn like(&self, recorded: &Value, task: &Map<String, Value>) -> Value {
         let members = recorded.as_object().into_iter().flatten();
         let own = |name: &str, value: &Value| match self.own.is_in(value) {
@@ -117,8 +117,8 @@ impl RecordedTask<'_> {
         Value::Object(members.map(|(name, value)| (name.clone(), own(name, value))).collect())
     }
 
-    /// What a task has in the place of a recorded member. A member of an unknown name is known by what it holds.
-    /// A date that cannot be read stays as it was recorded.
+    /// The task's value for a recorded member. If the member's name is unknown, its recorded value shows which field it is.
+    /// A date in an unknown form stays as it was recorded.
     fn member(&self, name: &str, value: &Value, task: &Map<String, Value>) -> Option<Value> {
         let text = value.as_str().filter(|text| !text.is_empty());
         let by_value = || self.fields.iter().find(|(_, sent)| text.is_some() && *sent == value);
@@ -143,14 +143,14 @@ impl RecordedTask<'_> {
     }
 }
 
-/// A date without the part of its time that the recorded one lost, such as its seconds. None if it lost none, or was moved by whole
-/// minutes.
+/// Cuts a date as the recorded one was cut, which had lost a part of its time, such as its seconds. None if that one lost
+/// nothing, or was shifted by whole minutes.
 fn with_lost_time(recorded: &str, sent: &str, date: &str) -> Option<String> {
     let written = recorded.get(..sent.len())?.replacen('T', " ", 1);
     let moved = time(recorded)?.duration_since(time(sent)?).as_secs();
     let same = |end: usize| written.get(..end).is_some_and(|start| sent.starts_with(start));
     let kept = TIME.into_iter().rev().find(|start| same(*start)).filter(|_| moved % 60 != 0)?;
-    // Another hour and another minute without seconds: it was moved to another zone, too.
+    // The hour and the minute differ too: the account also moved the date to another zone.
     let is_other_time = kept == TIME[0] && written.ends_with(":00") && !written.ends_with(":00:00");
     let kept = if is_other_time { TIME[2] } else { kept };
     Some(in_form_of(recorded.get(..kept)?, date.get(..kept)?) + recorded.get(kept..)?)
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tasks_take_the_form_of_the_recorded_one_wherever_it_is() {
+    fn fill_writes_tasks_in_the_form_of_the_recorded_one() {
         let object = |value: Value| value.as_object().unwrap().clone();
         let fields = object(json!({"name": "OLD", "priority": "low"}));
         let task = |name: &str, id: &str| {
@@ -204,7 +204,7 @@ mod tests {
         }
     }
     #[test]
-    fn id_is_replaced_where_it_is_a_whole_value() {
+    fn id_is_replaced_only_if_it_is_a_whole_value() {
         let id = |id: Value| with_id(br#"{"msg":"20 of 20","at":"2026-01-20","data":{"wolkvox_id":"20"}}"#, "20", &id);
         let expected = r#"{"at":"2026-01-20","data":{"wolkvox_id":"1a"},"msg":"20 of 20"}"#;
         assert_eq!(id(json!("1a")).as_deref(), Some(expected));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn date_loses_the_part_of_its_time_that_the_recorded_one_lost() {
+    fn date_is_cut_as_the_recorded_one_was() {
         for (recorded, expected) in [
             ("2026-01-01 10:20:00", Some("2027-05-05 11:31:00")),
             ("2026-01-01 00:00:00", Some("2027-05-05 00:00:00")),

@@ -49,7 +49,7 @@ async fn redis_that_evicts_or_refuses_commands_is_a_problem() {
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.expect("keys");
     assert_eq!(keys, Vec::<String>::new(), "nothing is left in it");
 
-    // What the worker may not do, `check` may not call in order.
+    // If the worker may not run a command that it needs, `check` must report a problem.
     for denied in ["-eval", "-hsetnx", "-hmget", "-set", "-zadd", "-zrevrangebyscore"] {
         let mut user = redis::cmd("ACL");
         user.arg(&["SETUSER", "limited", "reset", "on", ">hunter2", "~*", "+@all", denied]);

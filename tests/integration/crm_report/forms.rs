@@ -1,4 +1,5 @@
-//! Answers have another form than the vendor's pages show: the report says the same of the account and of its replay.
+//! Accounts whose answers have another form than the vendor's pages show. The report on the account and the report on its
+//! replay must say the same.
 
 use serde_json::{Value, json};
 
@@ -20,7 +21,7 @@ fn body(report: &mut Value, name: &str) -> Value {
     serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
 }
 
-/// The account gave this answer instead, and so it did not find the task.
+/// Changes the report as if the account had given this answer, in which the task is missing.
 fn miss(report: &mut Value, name: &str, by: &str, status: u16, body: &Value) {
     let exchange = exchange(report, name);
     exchange["response"]["status"] = json!(status);
@@ -61,7 +62,7 @@ fn with_date(task: &Value, form: fn(&str) -> String) -> Value {
     with(task, "completion_date", json!(form(task["completion_date"].as_str().expect("a date"))))
 }
 
-/// The name of a form, the form, and what the report must say of it: questions and answers.
+/// The name of a form, the form, and the questions of the report with their expected answers.
 type Case = (&'static str, Form, &'static [(&'static str, &'static str)]);
 
 const FORMS: [Case; 16] = [
@@ -195,7 +196,7 @@ async fn search_by_dates_that_returns_only_others_is_replayed() {
     assert_eq!((answer(&second, "query_dates"), answer(&second, "query")), ("too_many", "found"));
 }
 
-/// What an account says of the counter, and the answers to `quota_reset` and `counter`.
+/// What an account says about the counter, and the expected answers to `quota_reset` and `counter`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn form_of_the_counters_answer_is_replayed() {
     let (crm, folder) = (Crm::start(options()).await, Folder::new("counter"));
@@ -236,9 +237,9 @@ async fn daily_limit_that_the_account_does_not_keep_is_shown_by_the_replay() {
     assert_eq!(body(&mut second, "counter_before")["data"]["token_limit"], "0");
 }
 
-/// Answers that the worker takes for a refusal, although the task was created.
+/// The worker treats these answers as refusals, although the task was created.
 #[tokio::test]
-async fn created_task_with_a_refusal_as_its_answer_is_not_blamed_on_the_task() {
+async fn report_advises_against_an_account_that_creates_a_task_it_refuses() {
     let (crm, folder) = (Crm::start(options()).await, Folder::new("created-refused"));
     let (_, base) = report(&crm.url, &folder, &[]).await;
     for code in [201, 417] {
@@ -253,9 +254,9 @@ async fn created_task_with_a_refusal_as_its_answer_is_not_blamed_on_the_task() {
     }
 }
 
-/// A report that ended after its first call saw only the documented form of `code`.
+/// If a report ends after its first call, it saw only one form of `code`, the documented one.
 #[tokio::test]
-async fn one_answer_in_the_documented_form_counts_as_documented() {
+async fn code_type_is_documented_after_one_answer_in_that_form() {
     let (crm, folder) = (Crm::start(Options { daily_limit: 1, ..options() }).await, Folder::new("one-answer"));
     let (_, report) = report(&crm.url, &folder, &[]).await;
     assert_eq!(answer(&report, "code_type"), "documented", "{}", finding(&report, "code_type"));

@@ -7,7 +7,7 @@ use crate::support::process::run;
 use crate::support::rig::Crm;
 
 #[tokio::test]
-async fn nothing_is_sent_without_a_yes() {
+async fn crm_report_sends_nothing_without_confirmation() {
     let (crm, folder) = (Crm::start(options()).await, Folder::new("yes"));
     let output = folder.report();
     let output = output.to_str().expect("text");
@@ -41,7 +41,7 @@ async fn nothing_is_sent_without_a_yes() {
 }
 
 #[tokio::test]
-async fn given_message_is_read_by_the_workers_decoder() {
+async fn crm_report_reads_its_message_like_the_worker() {
     let (crm, folder) = (Crm::start(options()).await, Folder::new("decoder"));
     let file = folder.0.join("task.json");
     let path = file.to_str().expect("text");

@@ -1,4 +1,4 @@
-//! A task that was created can be found and removed, whatever becomes of the report.
+//! Even if the report ends early or cannot be written, people learn how to find and remove a created task.
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,7 +21,7 @@ async fn lost_answer_says_how_to_find_and_remove_the_task() {
     crm.faults(json!([{"action": "reset"}])).await;
     let (Finished { code, stdout, .. }, json) = report(&crm.url, &folder, &[]).await;
     assert_eq!((code, json["task"]["state"].as_str()), (Some(1), Some("found_by_search")));
-    for part in ["although its answer did not say so", "wolkvox_id ", "To remove it", "retry.on_unknown"] {
+    for part in ["although the answer did not say so", "wolkvox_id ", "To remove it", "retry.on_unknown"] {
         assert!(stdout.contains(part), "{part} is not in {stdout}");
     }
     let crm = Crm::start(Options { query: false, ..options() }).await;
@@ -56,7 +56,7 @@ fn message(folder: &Folder) -> String {
 }
 
 #[tokio::test]
-async fn summary_goes_to_standard_error_where_standard_output_is_full() {
+async fn summary_goes_to_standard_error_when_standard_output_is_full() {
     let (crm, folder) = (Crm::start(options()).await, Folder::new("full"));
     let (message, output) = (message(&folder), folder.report());
     let mut command = Command::new(env!("CARGO_BIN_EXE_wolkvox-task-worker"));
@@ -71,7 +71,7 @@ async fn summary_goes_to_standard_error_where_standard_output_is_full() {
 }
 
 #[tokio::test]
-async fn report_file_is_private_and_nothing_is_sent_where_it_cannot_be_made() {
+async fn report_file_is_private_and_nothing_is_sent_when_it_cannot_be_created() {
     let (crm, folder) = (Crm::start(options()).await, Folder::new("private"));
     let (link, victim) = (folder.0.join("link.json"), folder.0.join("victim"));
     std::os::unix::fs::symlink(&victim, &link).expect("a link");
@@ -111,6 +111,6 @@ async fn second_signal_leaves_a_report_that_says_how_to_remove_the_task() {
     assert!(lines.contains("To remove it, open the record 64b1f0c2a9") && lines.contains(&name), "{lines}");
     let json: Value = serde_json::from_slice(&std::fs::read(&output).expect("a report")).expect("JSON");
     assert_eq!(json["task"]["state"], "unknown");
-    assert_eq!(json["stopped"], "the process ended before the answer to insert was there");
+    assert_eq!(json["stopped"], "the process ended before it had the answer to insert");
     assert!(json["task"]["remove"][1].as_str().expect("text").contains(&name), "{json}");
 }

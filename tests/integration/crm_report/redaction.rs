@@ -1,4 +1,4 @@
-//! The report has no secret, and nothing personal unless people ask for it.
+//! The report contains no secret. It contains personal data only with `--full`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +11,7 @@ use crate::support::rig::Crm;
 #[tokio::test]
 async fn report_has_personal_data_only_when_asked_for() {
     let (crm, folder) = (Crm::start(options()).await, Folder::new("secrets"));
-    // What belongs to another: the search by record finds it, too.
+    // The task of another person. The search by record finds it, too.
     let other = json!({"operation": "acme-co", "module": "wolkvox_activities", "type": "task", "fields": {
         "status": "created", "name": "Call Ben", "priority": "low", "name_module": "cases",
         "completion_date": "2026-07-30 00:00:00", "remember": false, "reminder_date": "2026-07-30 00:00:00",

@@ -7,7 +7,7 @@ use crate::support::process::run;
 use crate::support::rig::Crm;
 
 #[tokio::test]
-async fn task_has_the_workers_reference_where_it_is_configured() {
+async fn test_task_has_the_workers_reference_when_configured() {
     let (crm, folder) = (Crm::start(options()).await, Folder::new("reference"));
     for field in ["name", "description"] {
         let path = folder.0.join(format!("{field}.json"));
@@ -19,7 +19,7 @@ async fn task_has_the_workers_reference_where_it_is_configured() {
         let task = crm.tasks().await.pop().expect("a task");
         let (_, reference) = task[field].as_str().expect("text").rsplit_once(' ').expect("a reference");
         assert!(reference.starts_with("[ref:") && reference.len() == "[ref:]".len() + 12, "{task}");
-        // The worker gives the same to a message with this id.
+        // The worker computes the same reference for a message with this id.
         let (_, id) = finished.stderr.split_once("the reference of the message id ").expect("an id");
         let id = id.split('.').next().expect("an id");
         let mapped = run(&["map", "--message-id", id, "-"], &env, with_date().as_bytes()).await;
@@ -36,7 +36,7 @@ async fn task_has_the_workers_reference_where_it_is_configured() {
         ] {
             assert!(text.contains(&how), "{place}: {how} is not in {text}");
         }
-        // With the id the operation can be guessed from the reference.
+        // The report must not show the id: with it people could guess the operation from the reference.
         assert!(!json.to_string().contains(id), "{json}");
         for (about, expected) in [("query", "found"), ("query_dates", "found"), ("accents", "intact")] {
             assert_eq!(answer(&json, about), expected, "{about}");

@@ -11,7 +11,7 @@ use crate::support::eventually;
 use crate::support::process::{Env, Finished, Process, run};
 use crate::support::rig::Crm;
 
-/// A sandbox that behaves as a report says.
+/// Starts a sandbox that behaves as a report says.
 pub(super) async fn replayed(report: &Value) -> Crm {
     let replay = recorded::parse(report.to_string().as_bytes()).expect("a report");
     let options = Options { query: replay.query, faults: replay.faults, recorded: replay.recorded, ..options() };
@@ -106,7 +106,7 @@ async fn account_that_refuses_everything_is_replayed() {
     let answer = |report: &Value| report["exchanges"][0]["response"]["body"].clone();
     assert_eq!(answer(&second), answer(&first));
     assert_eq!(second["exchanges"][0]["response"]["status"], 200);
-    // A worker that sends all the same is refused, too.
+    // A worker that sends a task to this replay is refused, too.
     let posted = crate::support::http::client()
         .post(format!("{}/server/API/v2/custom/insert.php", again.url))
         .header("wolkvox-token", "hunter2-token")
@@ -240,7 +240,7 @@ async fn account_that_never_answers_is_replayed() {
             assert_eq!(report["exchanges"].as_array().map(Vec::len), Some(1));
             assert_eq!(report["task"]["state"], "not_created");
         }
-        // Nor is a worker's task answered, or created.
+        // A worker's task gets no answer either, and is not created.
         let insert = crate::support::http::client()
             .post(format!("{}/server/API/v2/custom/insert.php", again.url))
             .header("wolkvox-token", "hunter2-token")
@@ -265,7 +265,7 @@ async fn impatient_report(url: &str, folder: &Folder) -> Value {
 }
 
 #[tokio::test]
-async fn report_that_reached_no_account_is_refused_in_words() {
+async fn sandbox_refuses_a_report_whose_calls_reached_no_account() {
     let (folder, url) = (Folder::new("unreached"), "http://127.0.0.1:1");
     let (finished, first) = report(url, &folder, &[]).await;
     assert_eq!(first["exchanges"][0]["no_answer"], "not_sent");

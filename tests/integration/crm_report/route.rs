@@ -101,7 +101,7 @@ async fn route_through_an_http_proxy_names_the_proxy_and_its_family() {
         for (name, text) in [("stdout", &stdout), ("json", &json.to_string())] {
             assert!(!text.contains("pa55word"), "{name}: {text}");
         }
-        // The name of the proxy says who uses it.
+        // The name of a proxy can identify the company, so the file must not have it.
         assert!(!json.to_string().contains(&address), "{json}");
         std::fs::remove_file(folder.report()).expect("removed");
     }

@@ -51,7 +51,7 @@ async fn long_dead_letter_queue_is_handled_in_bounded_memory() {
     assert!(said.contains(&format!("dead letters: {count}")), "{said}");
     rig.wait_for_dead_letters(count).await;
 
-    // Without a question in between: RabbitMQ must have returned all messages before the second scan.
+    // No question is asked between the two scans, so RabbitMQ must already have returned all messages before the second.
     let (peak, said) = measured(&["dead-letters", "replay", "--all", "--yes"], &env).await;
     assert!(peak > 1_000 && peak < MOST, "{peak} KiB");
     assert!(said.contains(&format!("each confirmed: {count}")), "{said}");

@@ -13,7 +13,7 @@ use crate::support::process;
 #[test]
 fn schema_check_covers_the_operators_kinds() {
     if !definitions().is_dir() {
-        // Without the definitions there is nothing to check with; the rendering of the cases reports that.
+        // Without the definitions nothing can be checked here. The test that renders the cases reports that.
         assert!(!RENDERED.is_empty());
         return;
     }

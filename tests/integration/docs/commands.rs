@@ -1,4 +1,5 @@
-//! The commands of the pages: those of "getting started" do what the page shows, and all others are ones that the program takes.
+//! The commands on the pages. Those of "getting started" must do what the page shows. All others must be commands that the
+//! program accepts.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ const MARK: &str = "--- end of the command, with the code";
 #[derive(Debug)]
 struct Step {
     command: String,
-    /// What the page shows beneath it.
+    /// The output that the page shows below it.
     shown: Option<String>,
 }
 
@@ -96,13 +97,13 @@ fn ellipsis_in_expected_output_matches_any_text_and_lines() {
     }
 }
 
-/// A shell in a folder of its own. Both, and what it started, are gone when it is dropped.
+/// A shell in its own folder. Dropping it ends the shell and what it started, and deletes the folder.
 struct Shell {
     child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
     folder: PathBuf,
-    /// What stands in the page, and what it is here.
+    /// Texts of the page, each with the text that replaces it in this test.
     replaced: Vec<(String, String)>,
 }
 

@@ -1,4 +1,4 @@
-//! Every test that docs/guarantees.md names as keeping a promise exists.
+//! Every test that docs/guarantees.md names exists.
 
 use std::fs;
 use std::path::Path;
@@ -41,7 +41,7 @@ fn is_test(path: &str) -> bool {
     let sources = files.iter().filter_map(|file| fs::read_to_string(Path::new(ROOT).join(file)).ok());
     sources.into_iter().any(|source| {
         let before = source.split(&format!("fn {function}(")).next().filter(|before| before.len() < source.len());
-        // Its attributes, those of a test among them.
+        // The attributes before the function, of which one marks a test.
         let attributes = before.and_then(|before| before.rsplit("\n\n").next());
         attributes.is_some_and(|text| text.contains("#[test]") || text.contains("#[tokio::test"))
     })

@@ -1,4 +1,4 @@
-//! Every link and anchor leads somewhere, also those in texts that are no pages.
+//! Every link and anchor leads somewhere, also in texts that are not pages.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -44,7 +44,7 @@ fn anchors(page: &str) -> Vec<String> {
 /// The targets of the page's links and pictures.
 fn targets(page: &str) -> Vec<String> {
     let text = prose(page);
-    // A bracket in quoted code is no link.
+    // A bracket in quoted code is not a link.
     let outside = text.split('`').step_by(2).collect::<Vec<_>>().join("`");
     let links = outside.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
     links.map(|(target, _)| target.trim().to_owned()).collect()

@@ -86,7 +86,7 @@ async fn hostile_event_or_rule_costs_one_dead_letter_with_the_reason() {
         ("good", [vec![b'['; 100_000], vec![b']'; 100_000]].concat(), "", invalid, "more than 128 lists or objects"),
         ("good", b"{\"t\": \"\xff\"}".to_vec(), "", invalid, "UTF-8"),
         ("good", b"no JSON".to_vec(), "", invalid, "not JSON"),
-        ("good", b"{\"t\":".to_vec(), "", invalid, "the text ends before the JSON does"),
+        ("good", b"{\"t\":".to_vec(), "", invalid, "the text ends before the JSON is complete"),
         ("good", gzip(&vec![b' '; 50 << 20]), "gzip", "too_large", "once unpacked"),
         ("nobody", b"{}".to_vec(), "", "unmatched", "rule good: headers.case == 'good' is not true"),
     ];

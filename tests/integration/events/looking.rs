@@ -69,7 +69,7 @@ async fn map_tells_invalid_rules_from_failed_examples_by_its_exit_code() {
 }
 
 #[tokio::test]
-async fn map_refuses_a_message_of_one_byte_too_many() {
+async fn map_refuses_a_message_one_byte_over_the_limit() {
     let file = File::new("[[rules]]\nname = \"all\"\naction = \"skip\"\n");
     let largest = run(&["map"], &with_config(&file), &vec![b'x'; 262_144]).await;
     assert_eq!(largest.code, Some(0), "{}", largest.stderr);
@@ -100,7 +100,8 @@ async fn commands_say_what_to_do_about_rules_and_bindings() {
         .replace("[crm]\ntimezone", "[crm]\nserver = \"crm.test\"\noperation = \"demo\"\ntokens = [\"t\"]\ntimezone");
     let failing =
         failing.replace("id_record = \"4711\", completion", "id_record = \"4712\", priority = \"low\", completion");
-    let differs = "the task is another one: id_record: expected \"4712\", got \"4711\"; priority: expected \"low\", got \"normal\"";
+    let differs =
+        "the task differs: id_record: expected \"4712\", got \"4711\"; priority: expected \"low\", got \"normal\"";
     // The first example's message comes through an exchange of its own.
     let deeper = "[[broker.bindings]]\nexchange = 'x'\ntype = 'topic'\nrouting_key = 'a.*'\n[[rules]]\nname = 'r'\nrouting_key = 'a.#'\n\
                   action = 'skip'\n[[rules.examples]]\nevent = '{}'\nrouting_key = 'a.b.c'\nexchange = 'y'\nskipped = true\n\

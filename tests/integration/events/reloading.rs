@@ -98,14 +98,14 @@ async fn changed_rules_file_is_used_and_an_invalid_one_changes_nothing() {
         assert_eq!(worker.metric(IN_USE).await, 0.0);
         let problem = file_on_page(&worker).await["problem"].as_str().expect("a problem").to_owned();
         assert!(problem.contains(said), "{said}: {problem}");
-        worker.says("what was read before stays in use").await;
+        worker.says("The worker keeps what it read before").await;
     }
     std::fs::remove_file(&file.0).expect("removed");
     worker.reaches(FAILURE, 5.0).await;
     rig.publish_with(b"{\"id\": 3}", BasicProperties::default()).await;
     rig.crm.created(3).await;
     assert_eq!(rig.crm.names().await, ["first", "second", "second"]);
-    // The commands of operators work as the worker does.
+    // The commands of operators still work, like the worker.
     let env = rig.env(&[("WTW_EVENTS_RULES_FILE", file.path()), ("WTW_CONSOLE_WORKERS", &worker.admin)]);
     for command in [&["status"][..], &["find", "m-1"], &["dead-letters", "list"], &["topology"]] {
         let ended = run(command, &env, b"").await;

@@ -227,7 +227,7 @@ async fn message_that_matched_before_is_not_skipped_by_a_replay() {
     let env = rig.env(&[("WTW_CONFIG", other.path())]);
     let shown = run(&["dead-letters", "show", "ticket-1"], &env, b"").await;
     assert!(shown.stdout.contains("A replay fails again"), "{}", shown.stdout);
-    // In doubt where the stopped worker held it.
+    // The first worker was stopped while it held the message, so the message is in doubt.
     let replay = ["dead-letters", "replay", "ticket-1", "--include-unknown", "--yes"];
     let replayed = run(&replay, &env, b"").await;
     assert_eq!(replayed.code, Some(0), "{} {}", replayed.stdout, replayed.stderr);

@@ -29,14 +29,14 @@ async fn query_finds_tasks_by_field_and_by_time() {
 }
 
 #[tokio::test]
-async fn query_finds_nothing_where_activities_cannot_be_searched() {
+async fn query_finds_nothing_when_activities_cannot_be_searched() {
     let crm = Crm::start(Options { query: false, ..options() }).await;
     crm.insert("First").await.assert_created();
     assert!(crm.find(QUERY, json!({"field": "name", "value": "First"})).await.is_empty());
 }
 
 #[tokio::test]
-async fn query_refuses_searches_that_lack_something() {
+async fn query_refuses_a_search_with_a_missing_or_wrong_parameter() {
     let crm = Crm::start(options()).await;
     let module = json!({"operation": "demo", "module": "wolkvox_activities"});
     for (path, search, wanting) in [

@@ -50,7 +50,7 @@ async fn task_is_not_created_when_its_client_leaves_during_the_latency() {
 async fn slot_is_freed_before_the_answer_is_written() {
     let options = Options { max_simultaneous: 1.try_into().unwrap(), ..options() };
     let mut crm = Crm::start(options).await;
-    // Connections that stay open: were one closed, its slot would be free whatever the answer did.
+    // The connections stay open: closing one would also free its slot, and the test would prove nothing.
     crm.client = Client::builder().timeout(BOUND).build().unwrap();
     for _ in 0..300 {
         crm.insert("x").await.assert_created();

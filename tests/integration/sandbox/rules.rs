@@ -32,7 +32,7 @@ async fn sandbox_answers_as_the_fault_rule_says() {
     }
 }
 
-/// Sends an insert and reads whatever comes back, to the end of the connection.
+/// Sends an insert and reads everything until the connection ends.
 async fn wire(crm: &Crm) -> Vec<u8> {
     let mut stream = crm.begin("one", "x").await;
     let mut bytes = Vec::new();
@@ -147,7 +147,7 @@ async fn rules_stay_when_new_ones_are_wrong() {
 }
 
 #[tokio::test]
-async fn sandbox_repeats_itself_with_the_same_seed() {
+async fn random_faults_are_the_same_with_the_same_seed() {
     let rules = json!([{"action": "status:500", "probability": 0.5}]);
     let mut runs = Vec::new();
     for seed in [7, 7, 8] {

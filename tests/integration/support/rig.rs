@@ -156,7 +156,7 @@ impl Rig {
             ("WTW_LEDGER_URL", "memory:"),
             ("WTW_ADMIN_LISTEN", &admin.to_string()),
             ("WTW_LOG_LEVEL", "debug"),
-            // No worker: a test whose tools ask its worker sets this.
+            // No worker is asked by default. A test whose tools ask its worker sets this.
             ("WTW_CONSOLE_WORKERS", "http://127.0.0.1:1"),
         ];
         let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());

@@ -94,7 +94,7 @@ fn deeply_nested_event_is_read_within_a_bound_of_time() {
 }
 
 #[test]
-fn what_repeats_or_nests_values_is_not_available() {
+fn syntax_that_repeats_or_nests_values_is_refused() {
     let body = r#"{"t": "x", "n": 1000000000, "l": [1, [2]], "o": {"a": {}}}"#;
     for (template, said) in [
         ("{% set ns = namespace() %}{{ ns }}", "namespace is not available"),
@@ -126,7 +126,7 @@ fn what_repeats_or_nests_values_is_not_available() {
 }
 
 #[test]
-fn nested_list_is_never_walked_through() {
+fn deeply_nested_list_is_not_traversed() {
     // Each name holds the one before it twice.
     let doubled: String = (0..90).map(|_| "{% set a = [a, a] %}").collect();
     for end in ["{{ a | length }}", "{{ a == a }}", "{{ a in [a] }}", "{{ a | join }}", "{{ a | unique | length }}"] {

@@ -183,7 +183,7 @@ fn required_field_can_come_from_the_configuration() {
 }
 
 #[test]
-fn syntax_of_other_languages_is_answered_with_what_to_write() {
+fn syntax_of_other_languages_is_refused_with_the_right_syntax() {
     let words = "write and, or, not in lower case";
     for (expression, said) in [
         ("body.a = 1", "compare with =="),
