@@ -12,7 +12,7 @@ pub(crate) mod address;
 mod bindings;
 mod console;
 mod defaults;
-mod files;
+pub(crate) mod files;
 mod keys;
 mod load;
 mod parse;

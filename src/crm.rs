@@ -184,21 +184,22 @@ async fn read(mut response: reqwest::Response) -> HttpResult {
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
     let encodings = encodings(response.headers());
     let status = response.status().as_u16();
-    let mut body = Vec::new();
+    let (mut body, mut is_cut) = (Vec::new(), false);
     while body.len() < MAX_REPLY {
         match response.chunk().await {
             Ok(Some(chunk)) => body.extend_from_slice(chunk.get(..MAX_REPLY - body.len()).unwrap_or(&chunk)),
             Ok(None) => break,
             Err(error) => {
-                // A verdict that arrived before the connection broke counts.
+                // A verdict 200 that arrived before the connection broke counts.
                 if body.is_empty() {
                     return HttpResult::NoAnswer(causes(&error));
                 }
+                is_cut = true;
                 break;
             }
         }
     }
-    HttpResult::Reply(Reply { status, retry_after, body: unpack(&encodings, body) })
+    HttpResult::Reply(Reply { status, retry_after, body: unpack(&encodings, body), is_cut })
 }
 
 /// The encodings of an answer, innermost first, in lower case. A `Transfer-Encoding` is the outer one; hyper has undone its

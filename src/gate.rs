@@ -11,9 +11,9 @@ pub mod tokens;
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep_until};
 
@@ -308,6 +308,13 @@ impl Gate {
         self.lock().ledger_is_down
     }
 
+    /// Removes every token that the CRM repeated in its text. A request can be answered with the words of another one.
+    pub fn hide_tokens(&self, classified: &mut Classified) {
+        for secret in self.lock().tokens.secrets() {
+            classified.hide(secret.expose_secret());
+        }
+    }
+
     /// Replaces the list of tokens.
     pub fn replace_tokens(&self, secrets: Vec<SecretString>) {
         self.update(|state, _| state.tokens.replace(secrets));
@@ -377,17 +384,8 @@ impl Gate {
     }
 
     fn until_midnight(&self) -> Duration {
-        until_next_midnight(self.clock.now(), &self.timezone)
+        tokens::until_next_midnight(self.clock.now(), &self.timezone)
     }
-}
-
-/// The vendor's quota is per day. If the CRM does not say when it is reset, the worker assumes midnight in the account's
-/// zone.
-fn until_next_midnight(now: Timestamp, timezone: &TimeZone) -> Duration {
-    let day = now.to_zoned_datetime(timezone.clone());
-    let midnight = day.tomorrow().and_then(|next| next.start_of_day());
-    let reset = midnight.map_or_else(|_| now + 24.hours(), |at| at.timestamp());
-    Duration::try_from(reset.duration_since(now)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -2,14 +2,15 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, InconsistentKeys, RootCertStore};
+
+use crate::config::files::read_bytes;
 
 /// The largest file with certificates or a key, in bytes (4 MiB). A machine's own bundle has a quarter of a MiB.
 const MAX_FILE: u64 = 4 << 20;
@@ -20,7 +21,7 @@ const MAX_FILE: u64 = 4 << 20;
 /// The key, the file and what is wrong with it.
 pub(crate) fn read_certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let fail = |problem: &dyn Display| format!("{key} ({}): {problem}", path.display());
-    let pem = bytes(path).map_err(|error| fail(&crate::net::words(&error.to_string())))?;
+    let pem = read_bytes(path, MAX_FILE).map_err(|error| fail(&error))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let certificates = certificates.map_err(|_| fail(&"is not a readable PEM file"))?;
     if certificates.is_empty() {
@@ -42,7 +43,7 @@ pub(crate) fn read_certificates(key: &str, path: &Path) -> Result<Vec<Certificat
 pub(crate) fn check_identity((cert_key, cert): (&str, &Path), (key_key, key): (&str, &Path)) -> Result<(), String> {
     let certificates = read_certificates(cert_key, cert)?;
     let fail = |problem: &dyn Display| format!("{key_key} ({}): {problem}", key.display());
-    let pem = bytes(key).map_err(|error| fail(&crate::net::words(&error.to_string())))?;
+    let pem = read_bytes(key, MAX_FILE).map_err(|error| fail(&error))?;
     if String::from_utf8_lossy(&pem).contains("ENCRYPTED") {
         return Err(fail(&"is encrypted; write it without a password: openssl pkey -in FILE -out NEW-FILE"));
     }
@@ -54,15 +55,6 @@ pub(crate) fn check_identity((cert_key, cert): (&str, &Path), (key_key, key): (&
             Err(fail(&format!("is not the key of the first certificate in {cert_key} ({})", cert.display())))
         }
         Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-fn bytes(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE.saturating_add(1)).read_to_end(&mut bytes)?;
-    match u64::try_from(bytes.len()).is_ok_and(|bytes| bytes <= MAX_FILE) {
-        true => Ok(bytes),
-        false => Err(io::Error::other(format!("is larger than {} MiB", MAX_FILE >> 20))),
     }
 }
 

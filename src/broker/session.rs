@@ -58,6 +58,8 @@ pub enum ConnectionChange {
     Active,
     /// It is gone, or could not be made, for this reason; the next attempt follows.
     Lost(String),
+    /// No message is processed, because the queue's owners cannot be compared, for this reason; or they can be again.
+    Uncompared(Option<String>),
     /// Serial mode was switched on, for this reason, or off.
     Serial(Option<String>),
     /// A message larger than any task message was left to RabbitMQ to dead-letter.
@@ -322,23 +324,20 @@ impl Session {
     async fn take_ownership(&self, connection: &Connection, stop: &CancellationToken) -> Result<bool, BrokerError> {
         let queue = &self.connector.config().queue;
         let (mut backoff, until) = (Backoff::new(COMPARE.0, COMPARE.1), Instant::now() + OWNERSHIP);
-        let mut is_logged = false;
         loop {
             let compared = take_ownership(connection, queue, &*self.ownership, &*self.publisher).await;
             let reason = match compared {
-                Ok(()) => return Ok(true),
+                Ok(()) => {
+                    (self.on_change)(ConnectionChange::Uncompared(None));
+                    return Ok(true);
+                }
                 Err(OwnerError::Broker(error)) => return Err(error),
                 Err(OwnerError::Unusable(reason)) => reason,
             };
             if !connection.status().connected() || Instant::now() >= until {
                 return Err(BrokerError { message: reason, code: None });
             }
-            if !std::mem::replace(&mut is_logged, true) {
-                tracing::warn!(
-                    reason,
-                    "the owner of the queue cannot be compared, trying again; no message is processed meanwhile"
-                );
-            }
+            (self.on_change)(ConnectionChange::Uncompared(Some(reason)));
             tokio::select! {
                 () = sleep(jittered(backoff.next(), fastrand::f64())) => {}
                 () = stop.cancelled() => return Ok(false),

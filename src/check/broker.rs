@@ -1,12 +1,14 @@
 //! Checks RabbitMQ: every address, and on the first one that accepts the login also permissions, queues and the frame size.
 
+use std::net::SocketAddr;
+
 use tokio::net::TcpStream;
 use url::Host;
 
 use super::{Findings, Severity};
 use crate::broker::connect::{BrokerError, authority, user, vhost};
 use crate::broker::inspect::{Difference, Inspection};
-use crate::broker::topology::{Queue, Topology, WAYS_OUT};
+use crate::broker::topology::{Queue, Topology, WAYS_OUT, owner_queue};
 use crate::config::{self, BrokerUrl, Config, TopologyMode};
 use crate::message::retry_state::MAX_OURS;
 use crate::net::{self, Unreachable, shown};
@@ -62,8 +64,14 @@ async fn check_address(broker: &config::Broker, url: &BrokerUrl, findings: &mut 
     let place = &url.shown;
     let (host, port) = authority(url)?;
     match net::connect(&host, port, TcpStream::connect).await {
-        Ok((_, addresses)) => {
-            findings.ok("broker.connect", format!("{host}:{port} is reached at {}", shown(&addresses)))
+        Ok((stream, addresses)) => {
+            let others: Vec<SocketAddr> = addresses
+                .into_iter()
+                .filter(|address| !stream.peer_addr().is_ok_and(|peer| peer == *address))
+                .collect();
+            let others = if others.is_empty() { String::new() } else { format!("; also known as {}", shown(&others)) };
+            let reached = stream.peer_addr().map_or_else(|_| "an address".to_owned(), |peer| shown(&[peer]));
+            findings.ok("broker.connect", format!("{host}:{port} is reached at {reached}{others}"));
         }
         Err(Unreachable::Name(said)) => {
             findings.problem("broker.dns", said, "check the host in broker.urls, and this machine's DNS");
@@ -185,6 +193,10 @@ async fn permissions(inspection: &Inspection, config: &Config, topology: &Topolo
                 true => (Severity::Problem, format!("permit the user to read {name}")),
                 false if *name == broker.dead_letter_queue => {
                     (Severity::Warning, format!("permit the user to read {name}, or run dead-letters as another user"))
+                }
+                false if *name == owner_queue(&broker.queue) && error.code == Some(BrokerError::ACCESS_REFUSED) => {
+                    let why = "without that, messages that were delivered before are in doubt after each start";
+                    (Severity::Warning, format!("permit the user to read {name}: {why}"))
                 }
                 false => continue,
             };

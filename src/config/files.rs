@@ -26,12 +26,34 @@ pub(super) const INTERRUPTED: &str = "was not read: interrupted";
 /// # Errors
 /// What is wrong with the file, as the rest of a sentence, without its content.
 pub(super) fn read(path: &Path, limit: u64, stop: &CancellationToken) -> Result<String, String> {
-    let (sender, receiver) = channel();
     let owned = path.to_owned();
+    within_limit(stop, move || read_now(&owned, limit))
+}
+
+/// Reads a file of at most `limit` bytes.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
+    let owned = path.to_owned();
+    within_limit(&CancellationToken::new(), move || {
+        let bytes = bytes(&owned, limit).map_err(|error| format!("cannot be read: {}", words(&error)))?;
+        match u64::try_from(bytes.len()).is_ok_and(|bytes| bytes <= limit) {
+            true => Ok(bytes),
+            false => Err(format!("is larger than {} KiB", limit >> 10)),
+        }
+    })
+}
+
+fn within_limit<T: Send + 'static>(
+    stop: &CancellationToken,
+    read: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    let (sender, receiver) = channel();
     // A thread of its own, because a read that hangs cannot be interrupted. The process does not wait for it.
     std::thread::spawn(move || {
         // The caller may have stopped waiting.
-        let _ = sender.send(read_now(&owned, limit));
+        let _ = sender.send(read());
     });
     let looks = WAIT.as_millis() / LOOK.as_millis();
     for _ in 0..looks {

@@ -129,6 +129,8 @@ pub struct Reply {
     pub retry_after: Option<String>,
     /// The part of the body that was read.
     pub body: Vec<u8>,
+    /// Whether the answer ended before the end of its body.
+    pub is_cut: bool,
 }
 
 /// An [`Outcome`] with its reasons.
@@ -182,6 +184,14 @@ pub fn classify(result: &HttpResult, now: Timestamp) -> Classified {
         }
         HttpResult::Reply(reply) => {
             let classified = match Verdict::find(&reply.body) {
+                // A notice in JSON can stand before the verdict, and the missing part may say that the task was created.
+                Some(verdict) if reply.is_cut && verdict.code != 200 => silent(
+                    Outcome::Unknown,
+                    format!(
+                        "the CRM's answer was cut off after a verdict with code {}, which may not be its last: the task may exist",
+                        verdict.code
+                    ),
+                ),
                 Some(verdict) => by_verdict(reply.status, verdict),
                 None => by_status(reply.status),
             };
@@ -214,10 +224,12 @@ fn by_code(status: u16, verdict: &Verdict) -> (Outcome, &'static str) {
     match verdict.code {
         200 if status < 300 => (Outcome::Created, ""),
         200 => (Outcome::Unknown, " (the two contradict each other, so the task may exist)"),
-        400 if names_api(&words) && says("not exist") => (Outcome::Misconfigured, ""),
+        400 if verdict.texts().iter().any(|text| is_about_api(text)) && says("not exist") => {
+            (Outcome::Misconfigured, "")
+        }
         401 => (Outcome::Unauthorized, ""),
         403 if says("simultaneous") => (Outcome::Throttled, ""),
-        403 if says("token limit") => (Outcome::QuotaExhausted, ""),
+        403 if has_words(&words, "token limit") => (Outcome::QuotaExhausted, ""),
         403 if says("validate token") => (Outcome::Unauthorized, ""),
         // The vendor also gives this answer during maintenance, and probably to an address that is not allowed.
         403 => (Outcome::Unavailable, " (maintenance, or the CRM does not allow this address)"),
@@ -228,9 +240,20 @@ fn by_code(status: u16, verdict: &Verdict) -> (Outcome, &'static str) {
     }
 }
 
-/// Searches for the whole word: the CRM can quote a task's text, which must not close the gate.
-fn names_api(words: &str) -> bool {
-    words.split(|c: char| !c.is_alphanumeric()).any(|word| word == "api")
+/// Whether a text begins with the API, as the vendor's does. Elsewhere the word can be a quotation of the task, which must not
+/// close the gate.
+fn is_about_api(words: &str) -> bool {
+    let mut first = words.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    matches!((first.next(), first.next()), (Some("api"), _) | (Some("the"), Some("api")))
+}
+
+/// Whether a text has these whole words.
+fn has_words(text: &str, words: &str) -> bool {
+    let is_part = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    text.match_indices(words).any(|(at, found)| {
+        let (before, after) = (text.get(..at).unwrap_or_default(), text.get(at + found.len()..).unwrap_or_default());
+        !is_part(before.chars().next_back()) && !is_part(after.chars().next())
+    })
 }
 
 fn by_status(status: u16) -> Classified {

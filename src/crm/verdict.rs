@@ -54,8 +54,15 @@ impl Verdict {
 
     /// `error` and `msg` in lower case with single blanks, for comparing.
     pub(super) fn words(&self) -> String {
-        let both = [&self.error, &self.msg].map(|text| text.as_deref().unwrap_or_default()).join(" ").to_lowercase();
-        both.split_whitespace().collect::<Vec<_>>().join(" ")
+        self.texts().join(" ").trim().to_owned()
+    }
+
+    /// `error` and `msg`, in lower case and with single spaces; empty when they are missing.
+    pub(super) fn texts(&self) -> [String; 2] {
+        [&self.error, &self.msg].map(|text| {
+            let text = text.as_deref().unwrap_or_default().to_lowercase();
+            text.split_whitespace().collect::<Vec<_>>().join(" ")
+        })
     }
 
     /// `msg`, which says more, or otherwise `error`.

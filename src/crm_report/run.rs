@@ -328,7 +328,7 @@ mod tests {
     fn cut_text_loses_a_partial_token_at_its_end() {
         for before in 990..1030 {
             let body = format!("{{\"code\": 412, \"msg\": \"{}s3cret-token\"}}", "x".repeat(before));
-            let reply = Reply { status: 200, retry_after: None, body: body.into_bytes() };
+            let reply = Reply { status: 200, retry_after: None, is_cut: false, body: body.into_bytes() };
             let mut classified = classify(&HttpResult::Reply(reply), Timestamp::UNIX_EPOCH);
             drop_cut_end(&mut classified, 12 * 6);
             let message = classified.message.unwrap();

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
@@ -113,6 +114,11 @@ impl Tokens {
             })
             .collect();
         self.removed_in_use = old;
+    }
+
+    /// All tokens, also those that were removed and are still in use.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &SecretString> {
+        self.list.iter().chain(&self.removed_in_use).map(|token| &*token.secret)
     }
 
     /// The state of each token at `now`; `today` is the same moment on the wall clock.
@@ -293,6 +299,15 @@ impl Token {
             if is_suspended { self.in_use == 0 && self.breaker.can_be_tried(now) } else { self.in_use < slots };
         is_usable && self.throttled_until.is_none_or(|until| until <= now)
     }
+}
+
+/// The vendor's quota is per day. If the CRM does not say when it is reset, the worker assumes midnight in the account's
+/// zone.
+pub(super) fn until_next_midnight(now: Timestamp, timezone: &TimeZone) -> Duration {
+    let day = now.to_zoned_datetime(timezone.clone());
+    let midnight = day.tomorrow().and_then(|next| next.start_of_day());
+    let reset = midnight.map_or_else(|_| now + 24.hours(), |at| at.timestamp());
+    Duration::try_from(reset.duration_since(now)).unwrap_or_default()
 }
 
 #[cfg(test)]

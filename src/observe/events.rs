@@ -342,6 +342,8 @@ impl Events {
                 self.metrics.connections_lost.inc();
                 self.failing.connection(reason);
             }
+            ConnectionChange::Uncompared(Some(reason)) => self.failing.owners(reason),
+            ConnectionChange::Uncompared(None) => self.failing.owners_compared(),
             ConnectionChange::Serial(Some(reason)) => {
                 self.metrics.serial_mode.set(1);
                 tracing::warn!(reason, "serial mode: one message at a time, so that no other message is harmed");

@@ -12,6 +12,7 @@ pub(super) struct FailureLog(Mutex<State>);
 struct State {
     connection: Repeated,
     ledger: Repeated,
+    owners: Repeated,
     /// One for each queue.
     copies: HashMap<String, Repeated>,
 }
@@ -22,6 +23,9 @@ impl Default for FailureLog {
         Self(Mutex::new(State {
             connection: repeated("not connected to RabbitMQ, trying again"),
             ledger: repeated("the ledger cannot be read or written, trying again; no request is sent until then"),
+            owners: repeated(
+                "the owner of the queue cannot be compared, trying again; no message is processed meanwhile",
+            ),
             copies: HashMap::new(),
         }))
     }
@@ -54,6 +58,19 @@ impl FailureLog {
         if let Some(failed) = self.lock().ledger.worked() {
             let since = rfc3339(failed.since);
             tracing::info!(failures = failed.times, since, "the ledger can be read and written again");
+        }
+    }
+
+    /// The queue's owners cannot be compared.
+    pub(super) fn owners(&self, reason: &str) {
+        self.lock().owners.warn(reason);
+    }
+
+    /// The queue's owners were compared.
+    pub(super) fn owners_compared(&self) {
+        if let Some(failed) = self.lock().owners.worked() {
+            let since = rfc3339(failed.since);
+            tracing::info!(failures = failed.times, since, "the owner of the queue is compared again");
         }
     }
 

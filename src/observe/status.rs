@@ -58,6 +58,8 @@ pub struct Status {
     alive: Mutex<Instant>,
     /// Why the worker is in serial mode.
     serial: Mutex<Option<String>>,
+    /// Why the queue's owners cannot be compared.
+    uncompared: Mutex<Option<String>>,
 }
 
 /// The longest time without progress of the runtime.
@@ -120,6 +122,7 @@ impl Status {
             started: Instant::now(),
             alive: Mutex::new(Instant::now()),
             serial: Mutex::default(),
+            uncompared: Mutex::default(),
         }
     }
 
@@ -147,6 +150,9 @@ impl Status {
         }
         if let Some(why) = held(&self.unconnected) {
             return Some(format!("not connected to RabbitMQ: {why}"));
+        }
+        if let Some(why) = held(&self.uncompared) {
+            return Some(format!("no message is processed, because the owner of the queue cannot be compared: {why}"));
         }
         match self.gate.block_reason() {
             Some(reason @ (BlockReason::Misconfigured | BlockReason::Unauthorized | BlockReason::Ledger)) => {
@@ -192,9 +198,11 @@ impl Status {
             ConnectionChange::Active => self.measured().active = true,
             ConnectionChange::Lost(reason) => {
                 hold(&self.unconnected, Some(reason.clone()));
+                hold(&self.uncompared, None);
                 self.measured().active = false;
             }
             ConnectionChange::Serial(reason) => hold(&self.serial, reason.clone()),
+            ConnectionChange::Uncompared(reason) => hold(&self.uncompared, reason.clone()),
             ConnectionChange::Oversized { .. } => {}
         }
     }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use secrecy::ExposeSecret as _;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
@@ -87,7 +86,7 @@ impl Worker {
         if matches!(classified.outcome, Outcome::Created | Outcome::Rejected) {
             return Ok(Some(slot));
         }
-        classified.hide(slot.token().expose_secret());
+        self.gate.hide_tokens(&mut classified);
         slot.report(&classified);
         Ok(None)
     }
@@ -167,7 +166,7 @@ impl Worker {
         if classified.outcome == Outcome::QuotaExhausted {
             classified.retry_after = self.ask_quota(&slot).await;
         }
-        classified.hide(slot.token().expose_secret());
+        self.gate.hide_tokens(&mut classified);
         slot.report(&classified);
         // The slot is free: the next request can start before this result is recorded.
         yield_now().await;

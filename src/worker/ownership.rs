@@ -19,9 +19,12 @@ use tokio::time::Instant;
 use crate::broker::{CompareOwners, Owners};
 use crate::clock::Clock;
 use crate::ledger::{About, Ledger};
+use crate::observe::logs::Repeated;
 
 /// The longest time until RabbitMQ notices that a worker's connection is lost: two heartbeats and a margin.
 pub(super) const CONNECTION_LOSS_NOTICED: Duration = Duration::from_secs(40);
+/// What is logged when the proof was lost.
+const IN_DOUBT: &str = "messages that were delivered before and are not in the ledger are in doubt for now";
 /// How far the clocks of workers that share a ledger may differ.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2 * 3_600);
 /// The most tries to change what the ledger knows about itself, while other workers change it, too. Also the most empty reads of
@@ -68,6 +71,8 @@ pub struct Ownership {
     /// Held while the ledger's [`About`] is written.
     writing: tokio::sync::Mutex<()>,
     drain: Mutex<Drain>,
+    /// The comparisons by which the proof was lost: the comparison is tried again while it fails.
+    doubt: Mutex<Repeated>,
 }
 
 /// Finds out when the queue is drained, from the order in which deliveries arrive and are settled.
@@ -155,6 +160,7 @@ impl Ownership {
             empty_reads: AtomicUsize::new(0),
             others_hold,
             forgets_after: conditions.retention.saturating_sub(conditions.hold + CLOCK_DIFFERENCE),
+            doubt: Mutex::new(Repeated::new(IN_DOUBT, clock.clone())),
             clock,
             sees_everything: AtomicBool::new(false),
             is_replacing: AtomicBool::new(false),
@@ -276,10 +282,7 @@ impl Ownership {
             }
             let compared = self.comparison(&owners, &about);
             if let Some(reason) = &compared.lost {
-                tracing::warn!(
-                    reason,
-                    "messages that were delivered before and are not in the ledger are in doubt for now"
-                );
+                self.doubt.lock().unwrap_or_else(PoisonError::into_inner).warn(reason);
                 let other_owner = about.other_owner || compared.must_wait;
                 let lost = About { other_owner, ..self.without_proof(&about, compared.is_other) };
                 if !self.ledger.set_about(about.clone(), lost).await.map_err(|error| error.to_string())? {

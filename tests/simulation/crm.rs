@@ -151,13 +151,13 @@ fn created() -> Plan {
 
 fn verdict(code: u16, words: &str) -> Plan {
     let body = format!(r#"{{"code": "{code}", "error": "null", "msg": "{words}", "data": null}}"#).into_bytes();
-    let answer = HttpResult::Reply(Reply { status: code, retry_after: None, body });
+    let answer = HttpResult::Reply(Reply { status: code, retry_after: None, is_cut: false, body });
     Plan { creates: false, answer, hangs: false }
 }
 
 fn page(status: u16) -> HttpResult {
     let body = format!("<html>{status}</html>").into_bytes();
-    HttpResult::Reply(Reply { status, retry_after: None, body })
+    HttpResult::Reply(Reply { status, retry_after: None, is_cut: false, body })
 }
 
 fn with_hint(mut answer: HttpResult, hint: Option<u32>) -> HttpResult {
@@ -275,7 +275,7 @@ impl Crm for FakeCrm {
             let is_reported = self.world.reports_quota(token_number(token));
             let (code, hours) = if is_reported { (200, "0.25") } else { (412, "null") };
             let body = format!(r#"{{"code": "{code}", "msg": "", "data": {{"hours_to_restart": {hours}}}}}"#);
-            HttpResult::Reply(Reply { status: code, retry_after: None, body: body.into_bytes() })
+            HttpResult::Reply(Reply { status: code, retry_after: None, is_cut: false, body: body.into_bytes() })
         }
         .boxed()
     }

@@ -9,7 +9,7 @@ use crate::json_object::Members;
 use crate::message::failure::shorten;
 
 fn classify_body(status: u16, body: impl AsRef<[u8]>) -> Classified {
-    let reply = Reply { status, retry_after: None, body: body.as_ref().to_vec() };
+    let reply = Reply { status, retry_after: None, is_cut: false, body: body.as_ref().to_vec() };
     classify(&HttpResult::Reply(reply), Timestamp::UNIX_EPOCH)
 }
 
@@ -176,8 +176,12 @@ fn retry_after_is_seconds_or_a_date() {
         ("1994-11-06T08:49:37Z", None),
     ] {
         for status in [200, 429, 503] {
-            let reply =
-                Reply { status, retry_after: Some(text.to_owned()), body: OK.replace("200", "403").into_bytes() };
+            let reply = Reply {
+                status,
+                retry_after: Some(text.to_owned()),
+                is_cut: false,
+                body: OK.replace("200", "403").into_bytes(),
+            };
             let asked = classify(&HttpResult::Reply(reply), now).retry_after;
             assert_eq!(asked, seconds.map(Duration::from_secs), "{text}");
         }
@@ -220,7 +224,7 @@ fn token_information_accepts_refuses_or_is_inconclusive() {
         ("<html>", None),
         ("", None),
     ] {
-        let reply = Reply { status: 200, retry_after: None, body: body.into() };
+        let reply = Reply { status: 200, retry_after: None, is_cut: false, body: body.into() };
         assert_eq!(token_accepted(&HttpResult::Reply(reply)), accepted, "{body}");
     }
     assert_eq!(token_accepted(&HttpResult::NoAnswer(String::new())), None);
@@ -301,7 +305,7 @@ proptest! {
 fn quota_reset_is_read_in_every_documented_form() {
     let information = |code: &str, data: &str| {
         let body = format!(r#"{{"code": {code}, "error": "null", "msg": "…", "data": {data}}}"#).into_bytes();
-        HttpResult::Reply(Reply { status: 200, retry_after: None, body })
+        HttpResult::Reply(Reply { status: 200, retry_after: None, is_cut: false, body })
     };
     for (data, seconds) in [
         (r#"{"token_limit": 4800, "hours_to_restart": 3}"#, Some(10_800)),

@@ -67,7 +67,7 @@ pub(super) struct FakeCrm {
 }
 
 fn reply(status: u16, body: &str) -> HttpResult {
-    HttpResult::Reply(Reply { status, retry_after: None, body: body.as_bytes().to_vec() })
+    HttpResult::Reply(Reply { status, retry_after: None, is_cut: false, body: body.as_bytes().to_vec() })
 }
 
 impl Crm for FakeCrm {

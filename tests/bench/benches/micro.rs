@@ -111,7 +111,7 @@ fn map_a_message((mapper, message, state): (Mapper, Message, RetryState)) -> Map
 }
 
 fn reply(status: u16, body: &str) -> HttpResult {
-    HttpResult::Reply(Reply { status, retry_after: None, body: body.as_bytes().to_vec() })
+    HttpResult::Reply(Reply { status, retry_after: None, is_cut: false, body: body.as_bytes().to_vec() })
 }
 
 #[library_benchmark]

@@ -7,7 +7,7 @@ use wolkvox_task_worker::crm::classify::{HttpResult, Outcome, Reply, classify, t
 
 fuzz_target!(|input: (u16, Option<String>, Vec<u8>)| {
     let (status, retry_after, body) = input;
-    let result = HttpResult::Reply(Reply { status, retry_after, body });
+    let result = HttpResult::Reply(Reply { status, retry_after, body, is_cut: status % 2 == 1 });
     let classified = classify(&result, Timestamp::UNIX_EPOCH);
     assert!(classified.outcome != Outcome::Created || (classified.code == Some(200) && status < 300));
     assert!(!classified.reason.is_empty());
