@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Loaded, Log, Problems, Sources, file_error};
 use crate::message::mapper::Mapper;
+use crate::visible;
 
 /// Exit code of a command that failed.
 pub const FAILED: u8 = 1;
@@ -187,7 +188,7 @@ fn load(sources: &Sources, required: &[&str]) -> Result<Config, Error> {
 fn load_all(sources: &Sources, required: &[&str]) -> Result<Loaded, Error> {
     let loaded = load_or_report(sources, required)?;
     for warning in &loaded.warnings {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", visible::line(&warning.to_string()));
     }
     Ok(loaded)
 }
@@ -211,7 +212,7 @@ fn load_or_report(sources: &Sources, required: &[&str]) -> Result<Loaded, Proble
 /// Prints a result and a line end. A reader that closed its end is not an error.
 fn print(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    match writeln!(out, "{}", visible::lines(text)).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::failed(error)),
         _ => Ok(()),
     }

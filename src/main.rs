@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         }
     };
     done.unwrap_or_else(|error| {
-        eprintln!("error: {}", error.message);
+        eprintln!("error: {}", wolkvox_task_worker::visible::lines(&error.message));
         ExitCode::from(error.exit)
     })
 }

@@ -135,7 +135,7 @@ mod tests {
     fn endless_file_is_refused() {
         let endless = Path::new("/dev/zero");
         let refused = read_certificates("crm.ca_file", endless).unwrap_err();
-        assert_eq!(refused, "crm.ca_file (/dev/zero): is larger than 4 MiB");
+        assert_eq!(refused, "crm.ca_file (/dev/zero): is larger than 4096 KiB");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::message::mapper::{Explained, Mapped, Mapper};
 use crate::message::retry_state::RetryState;
 use crate::message::sample::Sample;
 use crate::message::task::MAX_BODY;
+use crate::visible;
 
 /// Arguments of `map`.
 #[derive(Debug, clap::Args)]
@@ -67,7 +68,7 @@ pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let message = sample(args)?.message().map_err(Error::failed)?;
     let explained = mapper.explain(&message, &RetryState::new(&message), Clock::system().now());
     for line in explanation(&explained) {
-        eprintln!("{line}");
+        eprintln!("{}", visible::line(&line));
     }
     match explained.result {
         Ok(Mapped::Send { body, .. }) => {
@@ -77,7 +78,7 @@ pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
                      worker writes."
                 );
             }
-            print(&pretty(&body).map_err(Error::failed)?)?;
+            print(&visible::json(&pretty(&body).map_err(Error::failed)?))?;
         }
         Ok(Mapped::Skip { .. }) => {}
         Err(failure) => {

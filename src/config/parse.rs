@@ -44,6 +44,9 @@ impl Reader<'_> {
             return Ok(Vec::new());
         };
         let written = written.ok_or(Reported)?;
+        if written.has_gap {
+            self.warn(name, "has a comma with nothing before it, which is ignored; is an entry missing?");
+        }
         let mut values = Vec::new();
         for (index, entry) in written.entries.iter().enumerate() {
             match parse(key, entry) {

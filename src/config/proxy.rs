@@ -43,6 +43,9 @@ impl Proxy {
         // The address may hold a password, so it is not shown.
         let fail = |message: &str| Problem::new(variable, "environment", message).allowed(ALLOWED);
         let text = value.to_str().ok_or_else(|| fail("is not UTF-8"))?.trim();
+        if text.starts_with(['"', '\'']) || text.ends_with(['"', '\'']) {
+            return Err(fail("is in quotation marks, which are part of the value; leave them out"));
+        }
         let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let url = Url::parse(&text).map_err(|error| fail(&format!("is not the address of a proxy: {error}")))?;
         if !SCHEMES.contains(&url.scheme()) {
@@ -136,6 +139,7 @@ mod tests {
     fn invalid_proxy_variable_is_refused_without_quoting_its_value() {
         for value in [
             "not a url",
+            "\"http://proxy:3128\"",
             "http://[::1",
             "http://",
             "foo://secret:9",

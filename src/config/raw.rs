@@ -62,6 +62,8 @@ pub(super) struct Written {
     pub(super) file: Option<WatchedFile>,
     /// Whether the entries were one text with commas or line ends.
     pub(super) is_split: bool,
+    /// Whether a list has nothing between two commas.
+    pub(super) has_gap: bool,
 }
 
 /// The source of a default, for people.
@@ -223,19 +225,26 @@ impl Choice<'_> {
 
 impl Value {
     fn written(&self, key: &Key, source: String) -> Option<Written> {
-        let (entries, is_split) = match self {
-            Self::One(text) if key.list => (entries(text), true),
-            Self::One(text) => (vec![text.clone()], false),
-            Self::Many(texts) => (texts.clone(), false),
+        let (entries, is_split, has_gap) = match self {
+            Self::One(text) if key.list => (entries(text), true, has_gap(text)),
+            Self::One(text) => (vec![text.clone()], false, false),
+            Self::Many(texts) => (texts.clone(), false, false),
             Self::Empty => return None,
         };
-        Some(Written { entries, source, file: None, is_split })
+        Some(Written { entries, source, file: None, is_split, has_gap })
     }
 }
 
 /// The entries of a list in one text, separated by commas or line ends, without blanks.
 fn entries(text: &str) -> Vec<String> {
     text.split([',', '\n']).map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect()
+}
+
+/// Whether there is nothing between two commas. A comma at the end is usual.
+fn has_gap(text: &str) -> bool {
+    let text = text.trim();
+    text.starts_with(',')
+        || text.trim_end_matches([',', '\n', '\r', ' ']).split(',').any(|entry| entry.trim().is_empty())
 }
 
 /// Reads a secret's file.
@@ -266,7 +275,7 @@ pub(super) fn secret(key: &Key, path: &Path, text: &str) -> Result<Written, Stri
         return Err("is empty".to_owned());
     }
     let source = format!("file {}", path.display());
-    Ok(Written { entries, source, file: Some(file), is_split: key.list })
+    Ok(Written { entries, source, file: Some(file), is_split: key.list, has_gap: key.list && has_gap(text) })
 }
 
 /// Whether a text is empty or blank, which means unset.

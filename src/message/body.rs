@@ -42,7 +42,7 @@ pub fn unpack<'a>(body: &'a [u8], content_encoding: Option<&str>) -> Result<Cow<
     if let Err(error) = MultiGzDecoder::new(body).take(limit).read_to_end(&mut unpacked) {
         let what = "content_encoding is gzip, but the body is not gzip";
         if body.starts_with(foreign::GZIP) {
-            return Err(invalid(&format!("{what}: it cannot be unpacked: {error}")));
+            return Err(invalid(&format!("the body is gzip, but damaged: it cannot be unpacked: {error}")));
         }
         let start = shorten(&String::from_utf8_lossy(body.get(..16).unwrap_or(body)), 16);
         let text = format!("{what}: it begins with {start:?}");

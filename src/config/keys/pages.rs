@@ -214,6 +214,7 @@ fn example(key: &Key) -> &'static str {
         (_, "console.password_file") => "/etc/wolkvox-task-worker/operators",
         (_, "console.viewer_password_file") => "/etc/wolkvox-task-worker/viewers",
         (_, "console.user_header") => "X-Forwarded-User",
+        (_, "console.workers") => "http://127.0.0.1:9464",
         (_, "console.allowed_hosts") => "console.example.com",
         (_, "console.trusted_proxies") => "127.0.0.1",
         _ => "",

@@ -189,6 +189,7 @@ fn quotes_commas_and_blanks_around_a_value_are_named() {
         ("crm.tokens", "a,b c", "entry 2 has a blank"),
         ("crm.tokens", "# mine", "the value has a blank; lines that begin with # are not comments here"),
         ("crm.tokens", "#mine", "entry 1 begins with #, but comments are not allowed; remove it"),
+        ("crm.tokens", "a,,b", "has a comma with nothing before it, which is ignored; is an entry missing?"),
         ("crm.tokens", "'a'", "the value is in quotation marks, which are part of the value; are they meant?"),
         ("crm.tokens", "\"a,b\"", "entry 1 is in quotation marks, which are part of the value; are they meant?"),
         (

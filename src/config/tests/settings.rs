@@ -184,3 +184,17 @@ fn routing_key_of_a_binding_fits_the_type_of_its_exchange() {
         }
     }
 }
+
+#[test]
+fn workers_of_the_console_follow_the_admin_port() {
+    for (listen, workers) in [
+        ("127.0.0.1:19464", "http://127.0.0.1:19464/"),
+        ("[::]:9000", "http://127.0.0.1:9000/"),
+        ("10.0.0.7:9464", "http://10.0.0.7:9464/"),
+        ("[::1]:9464", "http://[::1]:9464/"),
+        ("127.0.0.1:0", "http://127.0.0.1:9464/"),
+    ] {
+        let loaded = load_env(&[("WTW_ADMIN_LISTEN", listen)]).unwrap();
+        assert_eq!(field(&loaded.config, "console.workers"), workers, "{listen}");
+    }
+}
