@@ -21,6 +21,14 @@ pub struct Depths {
 }
 
 impl Depths {
+    /// Adds a queue with its ready messages and its consumers.
+    pub fn add(&mut self, queue: &str, ready: u32, consumers: u32) {
+        self.ready.insert(queue.to_owned(), ready.into());
+        if consumers > 0 {
+            self.has_consumer.insert(queue.to_owned());
+        }
+    }
+
     /// Whether a consumer holds messages of the queue, or may hold some. They are not counted.
     #[must_use]
     pub fn has_consumer(&self, queue: &str) -> bool {
@@ -93,10 +101,7 @@ async fn on(connection: &Connection, queues: &[String]) -> Result<Depths, Broker
         let declare = channel.queue_declare(short(queue)?, options, Headers::default());
         match bounded(&format!("look for the queue {queue}"), declare).await {
             Ok(found) => {
-                depths.ready.insert(queue.clone(), found.message_count().into());
-                if found.consumer_count() > 0 {
-                    depths.has_consumer.insert(queue.clone());
-                }
+                depths.add(queue, found.message_count(), found.consumer_count());
             }
             // RabbitMQ closed the channel when it refused.
             Err(error) if error.code == Some(BrokerError::NOT_FOUND) => channel = open_channel(connection).await?,

@@ -29,6 +29,16 @@ async fn rates_cover_the_last_five_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn calls_of_a_burst_are_no_rate_once_nothing_is_sent() {
+    let mut rates = Rates::default();
+    for (seconds, calls) in [(0, 0), (30, 100), (60, 100), (89, 100), (95, 100)] {
+        rates.add(CountsAt { at: Instant::now() + Duration::from_secs(seconds), settled: calls, calls });
+        let is_idle = seconds == 95;
+        assert_eq!(rates.rate().is_some_and(|rate| rate.calls == 0.0), is_idle, "after {seconds} s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn rate_is_unknown_after_too_short_a_time() {
     let mut rates = Rates::default();
     rates.add(CountsAt { at: Instant::now(), settled: 0, calls: 0 });

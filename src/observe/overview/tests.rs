@@ -114,6 +114,59 @@ fn dead_letters_are_counted_in_the_sentence_or_not_known() {
 }
 
 #[test]
+fn dead_letters_that_are_being_read_are_not_taken_for_the_only_ones() {
+    let mut depths = Depths::from([("q".to_owned(), 0)]);
+    depths.add("q.dead", 5_363, 1);
+    let overview = Overview::new("q", &["q.dead"], vec![answer(Ok(page("active")))], Ok(depths));
+    assert_eq!(
+        overview.sentence,
+        "Working. No message waits on the queue. The dead letters are being read, so only 5,363 dead letters can be counted now."
+    );
+    assert!(overview.dead_letters_are_read());
+}
+
+#[test]
+fn sentence_does_not_say_working_while_the_worker_that_may_be_active_is_silent() {
+    let waits = |ready| Ok(Depths::from([("q".to_owned(), ready)]));
+    let of = |role: &str, ready| Overview::new("q", &[], vec![answer(Ok(page(role))), answer(Err("x"))], waits(ready));
+    let unknown = of("not_known", 22);
+    assert_eq!(
+        (unknown.works, unknown.sentence.as_str()),
+        (
+            false,
+            "It is not known whether it works: no worker that answers is active. 22 messages wait on the queue. 1 of 2 workers \
+             does not answer."
+        )
+    );
+    assert!(of("not_known", 0).works && of("active", 22).works);
+}
+
+#[test]
+fn forecast_of_workers_that_are_active_together_adds_their_rates() {
+    let now: Timestamp = "2026-03-01T14:00:00Z".parse().unwrap();
+    let of = |in_flight, backlog, calls_needed| {
+        let forecast = Forecast {
+            backlog: Some(backlog),
+            settled_per_minute: Some(60.0),
+            calls_needed: Some(calls_needed),
+            calls_left: Some(1_000),
+            ..Forecast::default()
+        };
+        let messages = Messages { in_flight, ..Messages::default() };
+        answer(Ok(Page { forecast, messages, ..page("active") }))
+    };
+    // 480 on the queue, and what each holds: 600 messages at two a second.
+    let overview = Overview::new("q", &[], vec![of(48, 528, 528), of(72, 552, 552)], Ok(Depths::default()));
+    assert_eq!(
+        overview.forecast(now, &TimeZone::UTC),
+        [
+            "The backlog is done at about 14:05.",
+            "The quota lasts until 14:08 at this rate. The quota is reset at 00:00 on 2026-03-02."
+        ]
+    );
+}
+
+#[test]
 fn worker_of_another_queue_counts_as_no_answer() {
     let of = |queue: &str| answer(Ok(Page { queue: Some(queue.to_owned()), ..page("active") }));
     let overview = Overview::new("q", &["q.dead"], vec![of("other")], Ok(Depths::default()));
@@ -130,18 +183,19 @@ fn worker_of_another_queue_counts_as_no_answer() {
 
 #[test]
 fn sentence_counts_messages_that_a_worker_holds() {
-    for (in_flight, retry, sentence) in [
-        (0, 0, "Working. No message waits on the queue."),
-        (1, 0, "Working. One message waits in the worker."),
-        (12, 0, "Working. 12 messages wait in the worker."),
-        (0, 1, "Working. One message waits on retry queues."),
-        (2, 10, "Working. 12 messages wait: 10 on retry queues, 2 in the worker."),
+    for (ready, in_flight, retry, sentence) in [
+        (0, 0, 0, "Working. No message waits on the queue."),
+        (0, 1, 0, "Working. One message waits in the worker."),
+        (0, 12, 0, "Working. 12 messages wait in the worker."),
+        (0, 0, 1, "Working. One message waits on retry queues."),
+        (0, 2, 10, "Working. 12 messages wait: 10 on retry queues, 2 in the worker."),
+        (194, 91, 0, "Working. 285 messages wait: 194 on the queue, 91 in the worker."),
     ] {
         let messages = Messages { in_flight, ..Messages::default() };
         // The forecast was measured before, and is not what waits now.
         let forecast = Forecast { backlog: Some(99), ..Forecast::default() };
         let holding = answer(Ok(Page { messages, forecast, ..page("active") }));
-        let depths = Depths::from([("q".to_owned(), 0), ("q.retry.10s".to_owned(), retry)]);
+        let depths = Depths::from([("q".to_owned(), ready), ("q.retry.10s".to_owned(), retry)]);
         assert_eq!(Overview::new("q", &["q.dead"], vec![holding], Ok(depths)).sentence, sentence);
     }
 }
