@@ -98,6 +98,8 @@ struct Agreed<'a> {
     /// The check-off list of the console; none for an action that creates no task.
     check_marks: Option<&'a CheckMarks>,
     filter: String,
+    /// Why, if the action does not hold the reason itself.
+    reason: Option<String>,
     rate: Option<f64>,
     hold: std::time::Duration,
 }
@@ -132,6 +134,7 @@ impl Tool {
             filter: agreed.filter.clone(),
             ids: agreed.plan.chosen.iter().take(audit::MOST_IDS).map(|chosen| chosen.id.to_string()).collect(),
             count,
+            reason: agreed.reason.clone(),
             ..Record::default()
         };
         self.dead_letters.audit(record.ended(agreed.message_action, &ended)).await;

@@ -120,8 +120,8 @@ impl Index {
         self.wait().await;
     }
 
-    /// The reading for the count of an action: the last one if it is fresh, or else a new one. If that takes too long, for
-    /// example because an action runs, the last one is used, and the second part says so.
+    /// Reads the queues for the count of an action. If that takes too long, for example because an action runs, the last
+    /// reading is used, and the second part says so.
     ///
     /// # Errors
     /// Why there is no reading.
@@ -130,12 +130,9 @@ impl Index {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<(Arc<Snapshot>, Option<String>), String> {
-        let is_fresh = self.snapshot().is_some_and(|last| last.began.elapsed() < FRESH && !last.entries.is_empty());
-        if !is_fresh {
-            self.read(tasks, stop);
-        }
+        self.read(tasks, stop);
         let reading = lock(&self.reading).clone();
-        let late = match reading.filter(|_| !is_fresh) {
+        let late = match reading {
             Some(reading) => timeout(COUNT_WAIT, reading.cancelled()).await.is_err(),
             None => false,
         };
@@ -150,9 +147,7 @@ impl Index {
                 snapshot.began.elapsed().as_secs()
             )
         });
-        let age = snapshot.began.elapsed().as_secs();
-        let read = (age >= 2).then(|| format!("The dead letters were read {age} s ago. Later ones are not included."));
-        let note = note.or_else(|| snapshot.scanned.partial.clone()).or(read);
+        let note = note.or_else(|| snapshot.scanned.partial.clone());
         Ok((snapshot, note))
     }
 

@@ -81,7 +81,10 @@ impl LookedUp {
             (Some(LedgerResult::Created), Some(queue)) => {
                 format!("Its task was created; a copy of the message is on {queue}.")
             }
-            (Some(LedgerResult::InDoubt), None) => "Its task may exist: the answer to an attempt was lost.".to_owned(),
+            (Some(LedgerResult::InDoubt), None) => {
+                "Its task may exist: the answer to an attempt was lost. It waits on the work queue, in a worker, or is gone."
+                    .to_owned()
+            }
             (Some(LedgerResult::InDoubt), Some(queue)) => {
                 format!("Its task may exist: the answer to an attempt was lost. It is on {queue}.")
             }

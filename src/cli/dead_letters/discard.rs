@@ -93,6 +93,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         ledger: &ledger,
         check_marks: None,
         filter: filter.words(),
+        reason: None,
         rate,
         hold,
     };

@@ -46,6 +46,9 @@ pub struct Args {
     /// Give the message a new id, for an id_conflict; one message at a time
     #[arg(long)]
     new_id: bool,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 /// Runs the command.
@@ -101,20 +104,16 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
         ledger: &ledger,
         check_marks: Some(&check_marks),
         filter: filter.words(),
+        reason: args.reason.clone(),
         rate: args.choice.rate,
         hold: args.choice.hold,
     };
     let ended = tool.carry_out(&agreed).await;
-    put_result(tool, &ended)?;
-    match draft {
-        Some((draft, _)) if ended.done == 1 => draft.done(),
-        Some((draft, _)) => eprintln!("{}", draft.place()),
-        None => {}
-    }
+    put_result(tool, &ended, draft.map(|(draft, _)| draft))?;
     finish(&ended, plan.count(), missing.message(), scanned.partial.is_some())
 }
 
-fn put_result(tool: &Tool, ended: &RunResult) -> Result<(), Error> {
+fn put_result(tool: &Tool, ended: &RunResult, draft: Option<Draft>) -> Result<(), Error> {
     print(&format!("replayed to {}, each confirmed: {}", tool.dead_letters.queues.work, ended.done))?;
     if ended.ack_lost > 0 {
         eprintln!(
@@ -122,6 +121,11 @@ fn put_result(tool: &Tool, ended: &RunResult) -> Result<(), Error> {
              task, because the message id stays the same.",
             counted(ended.ack_lost, "message")
         );
+    }
+    match draft {
+        Some(draft) if ended.done == 1 => draft.done(),
+        Some(draft) => eprintln!("{}", draft.place()),
+        None => {}
     }
     Ok(())
 }

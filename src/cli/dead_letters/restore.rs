@@ -23,6 +23,9 @@ pub(super) const EXAMPLES: &str = "Examples:
 pub struct Args {
     #[command(flatten)]
     choice: Choice,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 /// Runs the command.
@@ -57,6 +60,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         ledger: &ledger,
         check_marks: None,
         filter: filter.words(),
+        reason: args.reason.clone(),
         rate: args.choice.rate,
         hold: args.choice.hold,
     };

@@ -308,7 +308,7 @@ pub const KEYS: &[Key] = &[
         Kind::Like("name of an HTTP header; only with `console.trusted_proxies`"),
         "The header in which the proxy names the user, who then needs no password here.",
     ),
-    key("console.read_only", Preset::Text("false"), FLAG, "Switches all actions off."),
+    key("console.read_only", Preset::Text("false"), FLAG, "Switches all actions off; one that is under way waits. Export stays."),
     key(
         "console.allowed_hosts",
         Preset::Absent,

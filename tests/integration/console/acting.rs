@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::Console;
 use crate::dead_letters::dead_properties;
+use crate::support::process::run;
 use crate::support::rig::{LedgerFile, Rig, settled, task};
 
 #[tokio::test]
@@ -108,6 +109,54 @@ async fn slow_action_is_cancelled_or_continues_after_a_restart() {
     let line = crate::support::eventually("an audit line", audited).await;
     assert!(line.contains(&format!("\"count\":{count},\"done\":{sent},")), "{sent}: {line}");
     rig.wait_for_dead_letters(count - sent).await;
+}
+
+#[tokio::test]
+async fn action_waits_while_the_console_is_read_only() {
+    let rig = Rig::new("console.waits").await;
+    rig.declare_topology().await;
+    let count = 12;
+    for n in 0..count {
+        rig.put_dead_letter(&task("x"), dead_properties(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
+    }
+    let console = Console::start(&rig, None, &[]).await;
+    console.shows("/failed", &format!("{count}</span>")).await;
+    let path = console.count(&[("what", "replay"), ("query", "kind=rejected")]).await;
+    console.post(&path, &[("do", "confirm"), ("rate", "2")]).await;
+    let sent = || async { rig.amqp.count(&rig.queue).await.filter(|sent| *sent > 0) };
+    crate::support::eventually("a message is replayed", sent).await;
+    let console = console.restarted_with(&[("WTW_CONSOLE_READ_ONLY", "true")]).await;
+    let waits = || async { console.process.lines().into_iter().find(|line| line.contains("an action waits")) };
+    crate::support::eventually("the action waits", waits).await;
+    let before = rig.amqp.count(&rig.queue).await.expect("a queue");
+    assert!(before < count, "not yet all of them");
+    let page = console.get(&path).await.text;
+    assert!(page.contains("Replay: waits") && page.contains("The console is read-only"), "{page}");
+    assert!(!page.contains("value=\"cancel\""), "{page}");
+    assert_eq!(rig.amqp.count(&rig.queue).await, Some(before));
+    let console = console.restarted_with(&[("WTW_CONSOLE_READ_ONLY", "false")]).await;
+    console.shows(&path, &format!("{count} replayed")).await;
+    rig.wait_for_dead_letters(0).await;
+}
+
+#[tokio::test]
+async fn messages_that_the_command_line_discarded_can_be_restored_in_the_console() {
+    let rig = Rig::new("console.cli").await;
+    rig.declare_topology().await;
+    for id in ["m-0", "m-1"] {
+        rig.put_dead_letter(&task("x"), dead_properties(Some(id), "rejected", "no", &[])).await;
+    }
+    let discarded =
+        run(&["dead-letters", "discard", "--id", "m-0", "--reason", "a test", "--yes"], &rig.env(&[]), b"").await;
+    assert_eq!(discarded.code, Some(0), "{}", discarded.stderr);
+    let console = Console::start(&rig, None, &[]).await;
+    let activity = console.shows("/activity", "Restore…").await;
+    let (_, rest) = activity.split_once("name=\"query\" value=\"").expect("a form");
+    let query = rest.split('"').next().expect("a query");
+    let action = console.count(&[("what", "restore"), ("query", query)]).await;
+    console.post(&action, &[("do", "confirm")]).await;
+    console.shows(&action, "1 restored").await;
+    rig.wait_for_dead_letters(2).await;
 }
 
 #[tokio::test]

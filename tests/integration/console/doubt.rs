@@ -42,6 +42,10 @@ async fn messages_in_doubt_are_checked_off_and_the_marks_survive_a_restart() {
     for (id, found) in [("m-1", "exists"), ("m-2", "missing")] {
         check_off(&console, id, found).await;
     }
+    for said in ["check off: the task exists", "check off: the task does not exist"] {
+        let line = || async { console.process.lines().into_iter().find(|line| line.contains(said)) };
+        eventually(said, line).await;
+    }
     let console = console.restarted().await;
     let page = console.shows("/doubt", "<strong>exists</strong>").await;
     assert!(page.contains("<strong>does not exist</strong>") && page.contains("local"), "{page}");

@@ -2,9 +2,11 @@
 
 use reqwest::StatusCode;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::Console;
 use crate::dead_letters::dead_properties;
+use crate::support::BOUND;
 use crate::support::rig::{Rig, task, task_with};
 
 #[tokio::test]
@@ -51,6 +53,19 @@ async fn message_that_find_has_just_read_has_a_page() {
     let (_, rest) = found.split_once("/message/").unwrap_or_else(|| panic!("no link in {found}"));
     let page = console.get(&format!("/message/{}", rest.split('"').next().expect("a link"))).await;
     assert!(page.status.is_success() && page.text.contains("m-1"), "{}", page.text);
+}
+
+/// The lists are read once a minute, but RabbitMQ counts messages at once.
+#[tokio::test]
+async fn empty_list_is_read_again_when_a_message_has_failed() {
+    let rig = Rig::new("console.empty").await;
+    rig.declare_topology().await;
+    let console = Console::start(&rig, None, &[]).await;
+    console.shows("/failed", "No message has failed.").await;
+    rig.put_dead_letter(b"{}", dead_properties(Some("m-1"), "unknown", "no", &[])).await;
+    let put = Instant::now();
+    console.shows("/failed", "1 message").await;
+    assert!(put.elapsed() < BOUND / 2, "that is not the reading once a minute");
 }
 
 #[tokio::test]
