@@ -279,7 +279,7 @@ async fn each_bad_certificate_file_is_named_with_its_problem() {
         (certificate.path(), certificate.path(), key.path(), "127.0.0.1:1"),
         (empty.path(), certificate.path(), key.path(), "broker.ca_file (PATH): has no certificate"),
         (broken.path(), certificate.path(), key.path(), "broker.ca_file (PATH): has a certificate that cannot be read"),
-        ("/nowhere", certificate.path(), key.path(), "broker.ca_file (PATH): No such file"),
+        ("/nowhere", certificate.path(), key.path(), "broker.ca_file (PATH): cannot be read: there is no such file"),
         (certificate.path(), key.path(), key.path(), "broker.client_cert_file (PATH): has no certificate"),
         (certificate.path(), certificate.path(), encrypted.path(), "broker.client_key_file (PATH): is encrypted"),
         (

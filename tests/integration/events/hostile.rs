@@ -83,7 +83,7 @@ async fn hostile_event_or_rule_costs_one_dead_letter_with_the_reason() {
         ("sort", UNSORTED.to_vec(), "", failed, "which have no order"),
         ("mixed", br#"{"t": {"x": 1}}"#.to_vec(), "", failed, "field description"),
         ("good", br#"{"at": "2027-02-30 10:00:00"}"#.to_vec(), "", "invalid_task", "rule good: completion_date"),
-        ("good", [vec![b'['; 100_000], vec![b']'; 100_000]].concat(), "", invalid, "more than 128 lists or objects"),
+        ("good", [vec![b'['; 100_000], vec![b']'; 100_000]].concat(), "", invalid, "nested more than 128 deep"),
         ("good", b"{\"t\": \"\xff\"}".to_vec(), "", invalid, "UTF-8"),
         ("good", b"no JSON".to_vec(), "", invalid, "not JSON"),
         ("good", b"{\"t\":".to_vec(), "", invalid, "the text ends before the JSON is complete"),
