@@ -292,7 +292,7 @@ async fn each_bad_certificate_file_is_named_with_its_problem() {
             certificate.path(),
             certificate.path(),
             certificate.path(),
-            "broker.client_key_file (PATH): has no private key",
+            "broker.client_key_file (PATH): has no readable private key",
         ),
     ] {
         let config = configuration(&[
