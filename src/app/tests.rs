@@ -73,6 +73,24 @@ async fn forecast_is_empty_when_the_connection_to_the_broker_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn worker_that_cannot_compare_the_owners_of_its_queue_says_so() {
+    let status = status(&configured("memory:"));
+    let uncompared = ConnectionChange::Uncompared(Some("ACCESS_REFUSED".to_owned()));
+    let connected = ConnectionChange::Connected { node: "amqp://b".to_owned(), others: 0 };
+    status.ledger(None);
+    status.connection(&connected);
+    status.connection(&uncompared);
+    let said = "no message is processed, because the owner of the queue cannot be compared: ACCESS_REFUSED";
+    assert_eq!(status.unready().as_deref(), Some(said));
+    status.connection(&ConnectionChange::Uncompared(None));
+    assert_eq!(status.unready(), None);
+    status.connection(&uncompared);
+    status.connection(&ConnectionChange::Lost("connection refused".to_owned()));
+    status.connection(&connected);
+    assert_eq!(status.unready(), None, "it is not known on a new connection");
+}
+
+#[tokio::test(start_paused = true)]
 async fn app_stops_while_the_ledger_is_being_opened() {
     // Takes connections and never says a word.
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -285,3 +285,13 @@ async fn new_list_of_tokens_is_used_at_once() {
     let (slot, ()) = tokio::join!(waiting, rotating);
     assert_eq!(slot.unwrap().token().expose_secret(), "new");
 }
+
+#[tokio::test(start_paused = true)]
+async fn token_of_another_request_is_hidden_in_the_words_of_the_crm() {
+    let (gate, _) = gate(&[("WTW_CRM_TOKENS", "secret-a,secret-b")]);
+    let said = "bad token secret-b, not secret-a".to_owned();
+    let mut classified = Classified { message: Some(said.clone()), reason: said, ..ended(Outcome::Rejected) };
+    gate.hide_tokens(&mut classified);
+    assert_eq!(classified.message.as_deref(), Some("bad token [token], not [token]"));
+    assert!(!classified.reason.contains("secret"));
+}

@@ -155,8 +155,18 @@ impl Console {
     /// Counts an action and opens its page. Returns its path.
     pub(crate) async fn count(&self, fields: &[(&str, &str)]) -> String {
         let page = self.post("/actions", fields).await;
-        assert_eq!(page.status, StatusCode::SEE_OTHER, "{}", page.text);
-        page.location
+        self.counted(page).await
+    }
+
+    /// Waits until the action is counted to which a post has led. Returns the path of its page.
+    pub(crate) async fn counted(&self, posted: Page) -> String {
+        assert_eq!(posted.status, StatusCode::SEE_OTHER, "{}", posted.text);
+        let path = posted.location;
+        eventually("the messages are counted", || async {
+            (!self.get(&path).await.text.contains("The messages are being counted")).then_some(())
+        })
+        .await;
+        path
     }
 
     /// The link to a message's page on a list.

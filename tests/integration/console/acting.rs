@@ -360,7 +360,7 @@ async fn edit_keeps_the_id_and_everything_unchanged() {
     rig.wait_for_dead_letters(1).await;
     let good = console.post(&edit, &fields("2026-12-01 10:00:00")).await;
     assert_eq!(good.status, StatusCode::SEE_OTHER, "{}", good.text);
-    console.post(&good.location, &[("do", "confirm")]).await;
+    console.post(&console.counted(good).await, &[("do", "confirm")]).await;
     let copy = rig.amqp.take(&rig.queue).await;
     assert_eq!(String::from_utf8_lossy(&copy.data), body.replace("2026-13-01", "2026-12-01"));
     assert_eq!(crate::support::amqp::id(&copy), "m-1");

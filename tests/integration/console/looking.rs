@@ -95,7 +95,7 @@ async fn message_whose_id_is_taken_is_replayed_with_a_new_id() {
     let body = String::from_utf8(task("x")).expect("text");
     let taken = console.post(&edit, &[("body", &body), ("new_id", "yes"), ("do", "replay")]).await;
     assert_eq!(taken.status, StatusCode::SEE_OTHER, "{}", taken.text);
-    console.post(&taken.location, &[("do", "confirm")]).await;
+    console.post(&console.counted(taken).await, &[("do", "confirm")]).await;
     let copy = rig.amqp.take(&rig.queue).await;
     let id = crate::support::amqp::id(&copy);
     assert_ne!(id, "m-1");
