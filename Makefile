@@ -1,6 +1,6 @@
-# Everything that there is to do here. `make` alone lists it.
+# The tasks of this repository. `make` without a target lists them.
 .DEFAULT_GOAL := help
-# Where rustup puts cargo; a fresh machine's PATH may not know yet.
+# rustup installs cargo here. The PATH of a fresh machine may not contain it yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 DOCKER := $(shell timeout 20 docker version >/dev/null 2>&1 && echo yes)
@@ -15,11 +15,11 @@ COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
 
-demo: setup ## broker, sandbox and worker at work on 300 tasks; KEEP=1 leaves them running
+demo: setup ## run broker, sandbox and worker on 300 tasks; KEEP=1 keeps them running
 	@cargo build --locked --bin wolkvox-task-worker --example demo
 	@cargo run --locked --quiet --example demo -- $(if $(KEEP),--keep)
 
-# They wait for brokers and processes more than they compute.
+# More threads than processors: the tests mostly wait for brokers and processes.
 test: export RUST_TEST_THREADS ?= $(shell expr 2 '*' "$$(nproc)")
 test: setup-test ## all tests, on a real RabbitMQ (TEST_BROKER_URL, Docker, or a private node); BROKER=3.10, 4.0 or 4.3 in Docker
 	$(if $(BROKER),TEST_BROKER=docker BROKER=$(BROKER)) cargo test --locked
@@ -36,10 +36,10 @@ else
 	@echo "no Docker here: the image is not tested" >&2
 endif
 
-fuzz: setup-check ## fuzzing of messages, CRM replies, headers and configuration, SECONDS each (60)
+fuzz: setup-check ## fuzz messages, CRM replies, headers and configuration, each for SECONDS (60)
 	tests/fuzz.sh $(or $(SECONDS),60)
 
-sim: setup ## the worker simulated with everything going wrong, MESSAGES of them (1000000), from SEED on (by the clock)
+sim: setup ## simulate the worker with faults of all kinds, for MESSAGES messages (1000000); the first seed is SEED (from the clock)
 	SIMULATE_MESSAGES=$(or $(MESSAGES),1000000) SIMULATE_SEED=$(or $(SEED),$(shell date +%s)) \
 	  cargo test --locked --test simulation -- --nocapture nothing_is_lost_or_duplicated_and_no_limit_is_exceeded
 
@@ -49,23 +49,23 @@ ifdef DOCKER
 endif
 	CYCLONEDX=$(CYCLONEDX) deploy/dist/dist.sh
 
-chaos: setup-test ## broker, cluster, network, workers and ledger broken by chance, SECONDS each (60), the same for the same SEED (by the clock)
+chaos: setup-test ## break broker, cluster, network, workers and ledger at random, SECONDS each (60); the same SEED (from the clock) gives the same faults
 	CHAOS_SECONDS=$(or $(SECONDS),60) CHAOS_SEED=$(or $(SEED),$(shell date +%s)) \
 	  cargo test --locked --test integration -- --nocapture --test-threads=1 chaos::
 
-throughput: setup-test ## that an optimized worker keeps the CRM's slots 98 % in use, on an otherwise idle machine
+throughput: setup-test ## test that a release build keeps the CRM's slots 98 % in use; needs an idle machine
 	cargo test --locked --release --test throughput -- --nocapture
 
-bench: ## the worker measured beside what else one could use, written into docs/benchmarks.md; QUICK=1 only shows that it works
+bench: ## measure the worker and its alternatives, and write docs/benchmarks.md; QUICK=1 only tries the program
 	tests/bench.sh $(if $(QUICK),--quick)
 
-bench-micro: ## instructions of single stages, and the difference to the last time
+bench-micro: ## count the instructions of single stages, and compare them with the last run
 	tests/bench.sh micro
 
 image: ## the container image, wolkvox-task-worker:latest
 	deploy/docker/image.sh
 
-image-test: image ## the image at work under the manifests' limits, through kills and changes of version
+image-test: image ## test the image under the manifests' limits, with kills and version changes
 	deploy/docker/image-test.sh
 
 chart: setup-test ## the Helm chart, packaged into dist
@@ -85,11 +85,11 @@ fmt-check: setup-check
 
 lint: setup ## clippy, warnings as errors
 	cargo clippy --locked --all-targets -- -D warnings
-	@# Left out of all targets, since it is no test for every day.
+	@# `--all-targets` does not include this test, because it does not run every day.
 	cargo clippy --locked --test throughput -- -D warnings
 	cargo clippy --locked --manifest-path tests/bench/Cargo.toml --target-dir target --all-targets -- -D warnings
 
-lint-scripts: setup-check $(WORKFLOW_LINTERS)/installed ## shellcheck; the workflow of those who host this on GitHub
+lint-scripts: setup-check $(WORKFLOW_LINTERS)/installed ## check the scripts with shellcheck, and the GitHub workflow
 	shellcheck -x $(SCRIPTS)
 	$(WORKFLOW_LINTERS)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
 	$(WORKFLOW_LINTERS)/bin/zizmor --offline --quiet --pedantic .github/workflows
@@ -110,7 +110,7 @@ target/tools/bin/cargo-deny: | setup
 $(CURDIR)/target/tools/bin/cargo-cyclonedx: | setup
 	cargo install --locked --quiet --root target/tools --version 0.5.9 cargo-cyclonedx
 
-compose-check: ## deploy/compose.yaml is one that compose takes
+compose-check: ## check that compose accepts deploy/compose.yaml
 ifneq ($(COMPOSE),)
 	$(COMPOSE) -f deploy/compose.yaml config --quiet
 else

@@ -1,4 +1,5 @@
-//! Events of another system: through an exchange, which a rule turns into tasks. Each is published twice and creates one task.
+//! Publishes events of another system to an exchange. A rule turns them into tasks. Each event is published twice and creates
+//! one task.
 
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ wolkvox_owner = "ADMIN_@demo"
 /// What the events need.
 pub(crate) struct Events<'a> {
     pub(crate) launcher: &'a Launcher,
-    /// Of the demo's worker; the events have a worker and a queue of their own.
+    /// The settings of the demo's first worker. The events have their own worker and queue.
     pub(crate) settings: &'a Settings,
     pub(crate) broker: &'a str,
     pub(crate) queue: &'a str,
@@ -47,7 +48,7 @@ pub(crate) struct Events<'a> {
 }
 
 impl Events<'_> {
-    /// Its settings: another queue, another address, and rules.
+    /// The settings of the events' worker: another queue, another address, and rules.
     pub(crate) fn settings(&self) -> Result<Settings, String> {
         let file = self.launcher.write("events.toml", &RULES.replace("EXCHANGE", &self.exchange()))?;
         let own = [
@@ -64,7 +65,7 @@ impl Events<'_> {
         format!("{}.helpdesk", self.queue)
     }
 
-    /// Publishes the events and waits for their tasks; what was counted, and whether it is right.
+    /// Publishes the events and waits for their tasks. Returns a line for the report, and whether the counts are right.
     pub(crate) async fn play(&self, http: &Http) -> Result<(String, bool), String> {
         let mut worker = self.launcher.start("worker-of-events", &self.settings()?, &["run"])?;
         let admin = format!("http://{}", self.listen);
@@ -98,7 +99,7 @@ impl Events<'_> {
     }
 }
 
-/// Publishes each event twice, as a publisher does that did not hear the confirm.
+/// Publishes each event twice, as a publisher does when a confirm is lost.
 async fn publish(channel: &Channel, exchange: &str) -> Result<(), String> {
     let broker = |error: lapin::Error| format!("the broker: {error}");
     channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(broker)?;
@@ -113,7 +114,7 @@ async fn publish(channel: &Channel, exchange: &str) -> Result<(), String> {
         match published.map_err(broker)?.await.map_err(broker)? {
             Confirmation::Ack(None) => {}
             refused @ (Confirmation::Ack(_) | Confirmation::Nack(_) | Confirmation::NotRequested) => {
-                return Err(format!("the broker took no event: {refused:?}"));
+                return Err(format!("RabbitMQ refused an event: {refused:?}"));
             }
         }
     }

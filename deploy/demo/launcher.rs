@@ -4,7 +4,7 @@
 //! not reach them.
 
 #[path = "../../tests/integration/support/broker/reaper.rs"]
-#[expect(clippy::duplicate_mod, reason = "the broker's own is private to it, and that is right for the tests")]
+#[expect(clippy::duplicate_mod, reason = "the broker module has a private copy, and the tests need no other")]
 mod reaper;
 
 use std::fs::{self, File};

@@ -26,7 +26,7 @@ use crate::steps::Demo;
 /// The exit code that a shell gives a program ended by SIGINT.
 const INTERRUPTED: u8 = 130;
 
-/// A real RabbitMQ, the sandbox CRM and the worker at work on 300 tasks
+/// Run a real RabbitMQ, the sandbox CRM and the worker on 300 tasks
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Leave everything running at the end, and print the addresses

@@ -1,4 +1,4 @@
-//! The report: compares what was published with what CRM, dead-letter queue, broker and worker say of it.
+//! The report: compares the published messages with the CRM, the dead-letter queue, the broker and the numbers of the worker.
 
 use std::collections::HashMap;
 
@@ -27,7 +27,7 @@ pub(crate) struct Evidence {
     pub(crate) left: Vec<(String, u32)>,
     /// What the worker counted.
     pub(crate) seen: Seen,
-    /// How the worker ended; none with `--keep`.
+    /// How the worker ended; `None` with `--keep`.
     pub(crate) stopped: Option<Result<(), String>>,
 }
 
@@ -55,7 +55,7 @@ impl Check {
     }
 }
 
-/// What the CRM and the dead-letter queue hold of each message.
+/// The tasks in the CRM and the dead letters of each message.
 struct Results<'a> {
     /// The names of the tasks for each `id_record`.
     tasks: HashMap<&'a str, Vec<&'a str>>,
@@ -228,7 +228,7 @@ fn outage(evidence: &Evidence, results: &Results<'_>) -> Check {
         !never(message) && dead_letters.iter().any(|dead_letter| dead_letter.kind == KIND)
     });
     Check {
-        text: "the outage cost no message: none was dead-lettered for it".to_owned(),
+        text: "no message was dead-lettered because of the outage".to_owned(),
         problems: affected.map(|message| format!("{} is dead-lettered as unavailable", message.id)).collect(),
     }
 }

@@ -19,7 +19,7 @@ pub(crate) fn print(text: &str) {
 
 /// The progress of the messages.
 pub(crate) struct Screen {
-    /// None without a terminal.
+    /// `None` without a terminal.
     bar: Option<ProgressBar>,
     began: Instant,
     next_line: Duration,

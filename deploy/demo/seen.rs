@@ -15,7 +15,7 @@ pub(crate) struct Seen {
     pub(crate) attempts: Vec<(String, u64)>,
     /// Messages that the worker has received and not settled.
     pub(crate) in_flight: u64,
-    /// Why the gate is closed; none while it is open.
+    /// Why the gate is closed; `None` while it is open.
     pub(crate) gate: Option<String>,
 }
 

@@ -88,7 +88,7 @@ fn warnings(rules: &[RuleText], findings: &mut Findings) {
             Action::Task(_) => "the task that the rule must create from it",
             Action::Skip => "skipped = true",
         };
-        let advice = format!("add [[rules.examples]] behind it: an event, and {expected}");
+        let advice = format!("add [[rules.examples]] after it: an event, and {expected}");
         findings.warning(CHECK, format!("rule {} has no example", rule.name), advice);
     }
 }

@@ -282,7 +282,7 @@ fn holidays(reader: &mut TableReader<'_>, value: Toml) -> Vec<Date> {
 pub(super) fn holiday(text: &str) -> Result<Date, String> {
     const SHAPE: usize = "2027-01-01".len();
     let date = text.parse().ok().filter(|_| text.len() == SHAPE);
-    date.ok_or_else(|| "is no date; YYYY-MM-DD is allowed".to_owned())
+    date.ok_or_else(|| "is not a date; YYYY-MM-DD is allowed".to_owned())
 }
 
 /// Dates in ascending order, each once.

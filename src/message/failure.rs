@@ -119,7 +119,7 @@ impl Kind {
 pub struct ProblemLine {
     /// What is wrong, in one line.
     pub text: String,
-    /// The same in words that hold no value of the message, for the log; none where there are no such words.
+    /// The same without any value of the message, for the log; `None` if there is no such text.
     pub without_value: Option<String>,
 }
 

@@ -208,7 +208,7 @@ impl Mapper {
         Explained { result, passed, chosen: trace.chosen }
     }
 
-    /// The reference in the task of a message with this id; none where `task.reference` is not set.
+    /// The reference in the task of a message with this id; `None` if `task.reference` is not set.
     #[must_use]
     pub fn reference(&self, message_id: &str) -> Option<Reference> {
         (self.place != ReferencePlace::None).then(|| Reference::new(&self.queue, &self.operation, message_id))

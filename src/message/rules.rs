@@ -1,11 +1,11 @@
 //! Rules: the first one that matches turns an event into the fields of a task. Pure.
 //!
-//! Templates have the syntax of MiniJinja, whose parser reads them. What they mean is decided here, because rules need bounds,
-//! exact numbers and plain errors that the engine does not have.
+//! MiniJinja's parser reads the templates. This module evaluates them itself, because rules need limits, exact numbers and
+//! plain errors, which MiniJinja's engine does not have.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
-    reason = "values and expressions are of many kinds; most code is about a few"
+    reason = "values and expressions have many kinds, and most functions handle a few"
 )]
 
 use std::fmt;
@@ -61,7 +61,7 @@ pub(crate) struct Rules {
     pub(crate) unmatched: Unmatched,
     /// The digest of the rules as they are written.
     pub(crate) digest: Arc<str>,
-    /// The digest of what decides which message gets which id.
+    /// The digest of the parts of the rules that decide a message's id.
     pub(crate) identity: Arc<str>,
 }
 
@@ -71,7 +71,7 @@ struct Rule {
     pattern: Option<Arc<str>>,
     condition: Option<Template>,
     message_id: Option<Template>,
-    /// The fields, each after those that it refers to; none where nothing is sent.
+    /// The fields. Each one comes after the fields that it uses. `None` if the rule sends nothing.
     fields: Option<Vec<Field>>,
 }
 
@@ -82,7 +82,7 @@ struct Field {
     template: Template,
 }
 
-/// A value of a task's field that is not absent.
+/// The value of a field that the task has.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum FieldValue {
     /// A text.
@@ -91,7 +91,7 @@ pub(crate) enum FieldValue {
     Boolean(bool),
 }
 
-/// What the rules make of a message.
+/// The result of the rules for a message.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Applied {
     /// A task.
@@ -105,12 +105,12 @@ pub(crate) enum Applied {
     },
     /// Nothing is sent.
     Skip {
-        /// The rule that matched; none where no rule did.
+        /// The rule that matched; `None` if no rule did.
         rule: Option<Arc<str>>,
     },
 }
 
-/// Why a rule is not for a message.
+/// Why a rule does not match a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     /// The routing key does not match the rule's pattern.
@@ -118,9 +118,9 @@ pub(crate) enum Reason {
         /// The pattern.
         pattern: Arc<str>,
     },
-    /// `when` is false; the part that decided it.
+    /// `when` is false. Holds the part of the expression that decided this.
     False(String),
-    /// `when` compares what the message does not have.
+    /// `when` compares a value that the message does not have. Holds the error text.
     Missing(String),
 }
 
@@ -137,9 +137,9 @@ impl fmt::Display for Reason {
 /// How the rules were tried, up to the one that matched.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Trace {
-    /// The rules that are not for the message, and why.
+    /// The rules that do not match, and why.
     pub(crate) passed: Vec<(Arc<str>, Reason)>,
-    /// The rule that is, or that failed.
+    /// The rule that matched, also if it failed afterwards.
     pub(crate) chosen: Option<Arc<str>>,
 }
 
@@ -147,7 +147,7 @@ impl Rules {
     /// Compiles rules, without running their examples.
     ///
     /// # Errors
-    /// Everything that is wrong with them.
+    /// All problems of the rules.
     pub(crate) fn compile(events: &Events, task: &config::Task, timezone: &TimeZone) -> Result<Self, Vec<Problem>> {
         compile::rules(events, task, timezone)
     }
@@ -157,10 +157,11 @@ impl Rules {
         self.rules.iter().map(|rule| &rule.name)
     }
 
-    /// Applies the first rule that matches; `known_id` is an id that the message was given before.
+    /// Applies the first rule that matches. `known_id` is the id that the message got at an earlier delivery, if any.
     ///
     /// # Errors
-    /// `invalid_message` for a body that a rule needs and cannot read, `mapping_failed` for a rule that fails, `unmatched`.
+    /// `invalid_message` if a rule needs the body and cannot read it, `mapping_failed` if a rule fails, `unmatched` if no rule
+    /// matches.
     pub(crate) fn apply(
         &self,
         incoming: Incoming<'_>,
@@ -203,7 +204,7 @@ impl Rules {
         Ok(None)
     }
 
-    /// Why the condition does not hold, if it does not.
+    /// Tries a condition. Returns why it does not hold; `None` if it holds.
     fn when(rule: &Rule, condition: &Template, variables: &Variables<'_>) -> Result<Option<Reason>, Failure> {
         let by_rule = |failure: Failure| failure.by_rule(&rule.name);
         let context = variables.context(&condition.names.variables).map_err(by_rule)?;
@@ -239,7 +240,7 @@ impl Rules {
         let mut given = Vec::with_capacity(fields.len());
         let mut bad: Vec<(&str, String)> = Vec::new();
         for field in fields {
-            // An error that only follows from another field's is left out.
+            // A field that uses a failed field would only repeat its error.
             if field.references.iter().any(|name| bad.iter().any(|(other, _)| other == name)) {
                 continue;
             }
@@ -268,7 +269,7 @@ impl Rules {
         Ok(given)
     }
 
-    /// The value of a field, as other fields see it and as it is sent; none where it is absent.
+    /// The value of a field twice: as other fields read it, and as it is sent. `None` if the field is absent.
     fn field(field: &Field, context: &Context) -> Result<Option<(Value, FieldValue)>, String> {
         let value = field.template.value(context).map_err(Fail::into_text)?;
         let result = field_value::field(field.name, &value).map_err(|why| field.template.unusable(why))?;
@@ -287,17 +288,17 @@ impl Rules {
                 Err(failed(&format!("the id has {} bytes; at most {MAX_ID} are allowed", id.len())))
             }
             Some(id) => Ok(Some(id)),
-            None => Err(failed("the id is empty; a message id tells one event from all others")),
+            None => Err(failed("the id is empty; each event needs its own message id")),
         }
     }
 }
 
-/// A rule that fails for a message.
+/// The failure of a message whose rule failed.
 fn failed(rule: &Arc<str>, field: &str, text: &str) -> Failure {
     Failure::new(Stage::Map, Kind::MappingFailed, at(rule, field, text)).by_rule(rule)
 }
 
-/// What is wrong, with its place.
+/// An error text with its rule and field.
 fn at(rule: &str, field: &str, text: &str) -> String {
     let mark = if text.starts_with("column ") { "," } else { ":" };
     format!("rule {rule}, field {field}{mark} {text}")
@@ -309,7 +310,7 @@ fn unmatched(routing_key: &str, passed: &[(Arc<str>, Reason)]) -> Failure {
     Failure::of_problems(Stage::Map, Kind::Unmatched, std::iter::once(first).chain(reasons).collect())
 }
 
-/// The names of all filters and tests, which the page must list.
+/// The names of all filters and tests. docs/mapping.md must list them.
 #[cfg(test)]
 pub(crate) fn names_of_filters_and_tests() -> (Vec<&'static str>, Vec<&'static str>) {
     (filters::names().filter(|name| *name != "crash").collect(), operators::test_names().collect())

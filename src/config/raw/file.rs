@@ -129,7 +129,7 @@ fn text(value: &Toml, key: &Key, list: bool) -> Result<Value, String> {
             return Err("has a date without quotes; write \"2027-01-01\"".to_owned());
         }
         let texts: Option<Vec<String>> = values.iter().map(scalar).collect();
-        let mut texts = texts.ok_or("has an entry that is no text, number or boolean")?;
+        let mut texts = texts.ok_or("has an entry that is not a text, number or boolean")?;
         texts.retain(|text| !text.is_empty());
         // An empty text means the default, which differs from an empty list.
         return match texts.is_empty() {

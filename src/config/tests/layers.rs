@@ -47,7 +47,7 @@ fn file_with_wrong_content_is_a_problem() {
         ("crm.server.x = 'x'", "crm.server (FILE): is a table; allowed: host"),
         ("crm.tokens_file = ['x']", "crm.tokens (FILE): is an array; allowed: "),
         ("crm.server = 1979-05-27", "crm.server (FILE): is a datetime; allowed: host"),
-        ("crm.tokens = [['x']]", "crm.tokens (FILE): has an entry that is no text, number or boolean; "),
+        ("crm.tokens = [['x']]", "crm.tokens (FILE): has an entry that is not a text, number or boolean; "),
         ("retry.delays = []", "retry.delays (FILE): is an empty list; leave the key out for its default; "),
         (
             "crm.tokens = 'a'\ncrm.tokens_file = 'b'",

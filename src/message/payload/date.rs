@@ -21,7 +21,7 @@ pub(crate) enum NoDate {
 impl fmt::Display for NoDate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Form => write!(f, "which is no known form of a date; {ALLOWED}"),
+            Self::Form => write!(f, "which is not a known form of a date; {ALLOWED}"),
             Self::Value => f.write_str("a date or time that does not exist; an existing one is allowed"),
         }
     }
@@ -31,7 +31,7 @@ impl NoDate {
     /// The problem in words that do not need the field's value before them.
     pub(crate) fn without_value(self) -> String {
         match self {
-            Self::Form => format!("is no known form of a date; {ALLOWED}"),
+            Self::Form => format!("is not a known form of a date; {ALLOWED}"),
             Self::Value => "is a date or time that does not exist; an existing one is allowed".to_owned(),
         }
     }

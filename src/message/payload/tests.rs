@@ -255,7 +255,7 @@ fn report_has_a_line_for_each_problem() {
         "nam: is not a known field; did you mean name?",
         "owner: is not a known field; did you mean wolkvox_owner?",
         "zz105, zz106, 490 more: are not known fields; the known ones are name, ",
-        "completion_date: is \"soon\", which is no known form of a date; ",
+        "completion_date: is \"soon\", which is not a known form of a date; ",
     ] {
         assert!(failure.message.contains(part), "{failure}");
     }

@@ -69,7 +69,7 @@ fn digests(events: &Events, timezone: &TimeZone) -> (Arc<str>, Arc<str>) {
 struct Notes<'a> {
     rule: &'a RuleText,
     calendar: &'a Arc<Calendar>,
-    /// What the task is checked with.
+    /// Validates the task.
     mapping: &'a Mapping,
     problems: &'a mut Vec<Problem>,
 }
@@ -80,7 +80,7 @@ impl Notes<'_> {
         self.problems.push(Problem::new(key, &self.rule.source, message));
     }
 
-    /// The template, unless its syntax is wrong; its faults are noted.
+    /// Returns the template unless its syntax is wrong, and notes its faults.
     fn template(&mut self, place: &str, template: Result<Template, String>) -> Option<Template> {
         match template {
             Ok(template) => {
@@ -94,7 +94,7 @@ impl Notes<'_> {
         }
     }
 
-    /// A template may not use these variables here.
+    /// Notes each forbidden variable that the template uses, and why it is forbidden.
     fn forbid(&mut self, place: &str, template: &Template, forbidden: &[(&str, &str)]) {
         for (name, why) in forbidden {
             if template.names.variables.contains(name) {
@@ -103,7 +103,7 @@ impl Notes<'_> {
         }
     }
 
-    /// The value of a template that gives the same for every message.
+    /// The value of a template that has the same value for every message. `None` for other templates, and after an error.
     fn constant(&mut self, place: &str, template: &Template) -> Option<Value> {
         if !template.is_constant() {
             return None;
@@ -176,8 +176,8 @@ fn message_id(source: &str, notes: &mut Notes<'_>) -> Option<Template> {
     );
     if let Some(value) = notes.constant(PLACE, &template) {
         match field_value::text(&value) {
-            Ok(Some(_)) => notes.add(PLACE, "is the same for every message; use what tells one event from all others"),
-            Ok(None) => notes.add(PLACE, "is empty; use what tells one event from all others, or leave it out"),
+            Ok(Some(_)) => notes.add(PLACE, "is the same for every message; use a part that differs for each event"),
+            Ok(None) => notes.add(PLACE, "is empty; use a part that differs for each event, or remove message_id"),
             Err(why) => notes.add(PLACE, template.unusable(why)),
         }
     }
@@ -230,7 +230,7 @@ fn template(field: &str, value: &Scalar) -> Result<Template, String> {
     Ok(template)
 }
 
-/// The fields that a template names must be fields of the same rule.
+/// Notes fields that a template uses and that its rule does not have.
 fn references(field: &str, template: &Template, given: &BTreeMap<String, Scalar>, notes: &mut Notes<'_>) {
     let place = format!("field {field}");
     for name in &template.names.fields {
@@ -243,7 +243,7 @@ fn references(field: &str, template: &Template, given: &BTreeMap<String, Scalar>
     }
 }
 
-/// The fields in an order in which each one's references stand before it.
+/// Sorts the fields, so that each one comes after the fields that it uses.
 fn in_order(templates: BTreeMap<&'static str, Template>, notes: &mut Notes<'_>) -> Option<Vec<Field>> {
     let known: BTreeSet<&'static str> = templates.keys().copied().collect();
     let mut waiting: Vec<Field> = Vec::new();
@@ -256,7 +256,7 @@ fn in_order(templates: BTreeMap<&'static str, Template>, notes: &mut Notes<'_>) 
         let is_done = |name: &&str| fields.iter().any(|field| field.name == *name);
         let Some(at) = waiting.iter().position(|field| field.references.iter().all(is_done)) else {
             let circle: Vec<&str> = waiting.iter().map(|field| field.name).collect();
-            notes.add("task", format!("has fields that need each other: {}", circle.join(", ")));
+            notes.add("task", format!("has fields that refer to each other in a circle: {}", circle.join(", ")));
             return None;
         };
         fields.push(waiting.remove(at));

@@ -7,12 +7,12 @@ use super::tree::{Expr, Node};
 use super::value::Value;
 use super::work::Fail;
 
-/// How a condition came out.
+/// The result of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Tried {
-    /// The rule is for the message.
+    /// The rule matches the message.
     True,
-    /// It is not; the part that decided it.
+    /// The rule does not match. Holds the part of the expression that decided this.
     False(String),
 }
 
@@ -22,7 +22,7 @@ pub(super) enum Tried {
 /// A value that is compared is missing, or cannot be compared; or the result is neither true nor false.
 pub(super) fn try_on(condition: &Template, context: &Context) -> Result<Tried, Fail> {
     let Some(node) = condition.node() else {
-        return Err("the condition is no expression".into());
+        return Err("the condition is not an expression".into());
     };
     let mut decided = node;
     let result = decide(&mut condition.evaluation(context), node, &mut decided);

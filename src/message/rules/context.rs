@@ -23,10 +23,10 @@ use crate::message::retry_state::{OURS, is_brokers};
 /// The longest message id, in bytes: that of an AMQP property.
 pub(super) const MAX_ID: usize = 255;
 
-/// A message, and what was fixed when the worker saw it first.
+/// A message, with the values that were fixed when the worker first saw it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Incoming<'a> {
-    /// The message as it arrived, perhaps by way of a retry queue.
+    /// The message as it arrived. It can be a copy from a retry queue.
     pub(crate) message: &'a Message,
     /// The exchange that the publisher used.
     pub(crate) exchange: &'a str,
@@ -34,9 +34,9 @@ pub(crate) struct Incoming<'a> {
     pub(crate) routing_key: &'a str,
     /// When the worker saw it first.
     pub(crate) first_seen_at: Timestamp,
-    /// The work queue, which is a part of the message's reference.
+    /// The work queue. The message's reference is made from it.
     pub(crate) queue: &'a str,
-    /// The CRM's name for the account, another part of it.
+    /// `crm.operation`: the CRM's name for the account. The message's reference is made from it, too.
     pub(crate) operation: &'a str,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Variables<'a> {
     cloud_event: OnceCell<Value>,
 }
 
-/// What templates look variables up in.
+/// The variables that a template can read.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     pub(super) calendar: Arc<Calendar>,
@@ -58,17 +58,17 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// One without variables.
+    /// A context without variables.
     pub(super) fn empty(calendar: &Arc<Calendar>) -> Self {
         Self { calendar: Arc::clone(calendar), variables: Vec::new() }
     }
 
-    /// A variable; none where the message does not have it.
+    /// The value of a variable; `None` if the message does not have it.
     pub(super) fn variable(&self, name: &str) -> Option<Value> {
         self.variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
     }
 
-    /// Gives a variable another value; none for one that the message does not have.
+    /// Sets a variable; `None` removes it.
     pub(super) fn set(&mut self, name: &'static str, value: Option<Value>) {
         self.variables.retain(|(known, _)| *known != name);
         self.variables.extend(value.map(|value| (name, value)));
@@ -90,7 +90,7 @@ impl<'a> Variables<'a> {
     /// The context with these variables.
     ///
     /// # Errors
-    /// `invalid_message` where the body is needed and is not JSON.
+    /// `invalid_message` if the body is needed and is not JSON.
     pub(super) fn context(&self, used: &BTreeSet<&'static str>) -> Result<Context, Failure> {
         let Incoming { message, exchange, routing_key, first_seen_at, .. } = self.incoming;
         let mut context = Context::empty(self.calendar);
@@ -174,7 +174,7 @@ impl<'a> Variables<'a> {
         Ok(Value::from(members))
     }
 
-    /// The id that the message has by itself: a CloudEvent's source and id, else the AMQP message id.
+    /// The id that the publisher gave: a CloudEvent's source and id, otherwise the AMQP message id.
     ///
     /// # Errors
     /// A CloudEvent that cannot be read, or has no id.
@@ -191,16 +191,18 @@ impl<'a> Variables<'a> {
             };
             Err(event::invalid(&why))
         };
-        // A source is a URI, in which no blank can stand.
+        // A source is a URI and cannot contain a blank. So the first blank always separates the two parts.
         let id = format!("{} {}", attribute("source")?, attribute("id")?);
         Ok(Some(if id.len() > MAX_ID { format!("cloudevent-{:x}", Sha256::digest(&id)) } else { id }))
     }
 }
 
-/// The body of a structured event, its data unpacked where it is Base64.
+/// The body of a structured event. Its data is decoded if it is Base64.
 fn structured(event: Value) -> Result<Value, Failure> {
     let Value::Map(body) = &event else {
-        return Err(event::invalid("the message is a CloudEvent by its content type, but the body is no JSON object"));
+        return Err(event::invalid(
+            "the message is a CloudEvent by its content type, but the body is not a JSON object",
+        ));
     };
     let Some(packed) = body.get("data_base64").and_then(Value::as_text) else {
         return Ok(event);
@@ -215,7 +217,7 @@ fn structured(event: Value) -> Result<Value, Failure> {
     Ok(Value::from(members))
 }
 
-/// The headers that every copy of the message keeps: a rule must give the same on a retry.
+/// The headers that every copy of the message keeps: a rule must have the same result on a retry.
 fn publishers_headers(message: &Message) -> Headers {
     let is_theirs = |name: &str| !name.starts_with(OURS) && !is_brokers(name);
     let all = message.properties.headers().as_ref().map(Headers::inner).into_iter().flatten();

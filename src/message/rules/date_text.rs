@@ -12,7 +12,8 @@ use super::moment::At;
 
 /// The longest form of a date, in bytes.
 const MAX_FORM: usize = 256;
-/// Numbers from this one on count as milliseconds since 1970, smaller ones as seconds. As seconds it is in the year 5138.
+/// Smaller numbers are seconds since 1970; this one and larger ones are milliseconds. As seconds, this number is in the year
+/// 5138.
 const FIRST_MILLISECOND: f64 = 1e11;
 /// A year below this one in a text is refused, because it was probably written with two digits: 27 for 2027.
 const FIRST_YEAR_OF_FOUR_DIGITS: i16 = 1_000;
@@ -26,7 +27,7 @@ pub(super) fn out_of_range() -> String {
 
 /// The zone of an IANA name.
 pub(super) fn zone(name: &str) -> Result<TimeZone, String> {
-    TimeZone::get(name).map_err(|_| "is no time zone; an IANA name such as America/Bogota is allowed".to_owned())
+    TimeZone::get(name).map_err(|_| "is not a time zone; an IANA name such as America/Bogota is allowed".to_owned())
 }
 
 /// A time of day, `HH:MM` or `HH:MM:SS`.
@@ -41,13 +42,13 @@ pub(super) fn parse_time(text: &str) -> Result<Time, String> {
         (Some(hour), Some(minute), Some(second)) if parts.len() <= 3 => Time::new(hour, minute, second, 0).ok(),
         _ => None,
     };
-    time.ok_or_else(|| "is no time of day; HH:MM such as 09:00 is allowed".to_owned())
+    time.ok_or_else(|| "is not a time of day; HH:MM such as 09:00 is allowed".to_owned())
 }
 
 /// A span of time, such as `2d 3h` or `-1h`.
 pub(super) fn parse_span(text: &str) -> Result<Span, String> {
     let span = text.parse().ok().filter(|_| !text.trim_start().starts_with(['P', 'p']));
-    span.ok_or_else(|| "is no span of time; one such as 2d 3h, -1h, 30m, 1w or 1mo is allowed".to_owned())
+    span.ok_or_else(|| "is not a span of time; write 2d 3h, -1h, 30m, 1w or 1mo, for example".to_owned())
 }
 
 fn check_form(form: &str) -> Result<(), String> {
@@ -57,26 +58,26 @@ fn check_form(form: &str) -> Result<(), String> {
     }
 }
 
-/// Whether a form of a date can be used to write one.
+/// Checks that a form can write a date.
 pub(super) fn check_written_form(form: &str) -> Result<(), String> {
     check_form(form)?;
     if !form.contains('%') {
-        return Err("is a form without a part of the date; write %d/%m/%Y, for example".to_owned());
+        return Err("is a form without %; write %d/%m/%Y, for example".to_owned());
     }
     write_form(form, &At::Zoned(Timestamp::UNIX_EPOCH.to_zoned_datetime(TimeZone::UTC))).map(|_| ())
 }
 
-/// Whether a form of a date can be used to read one: what it writes must be read again.
+/// Checks that a form can read a date: it must be able to read what it writes.
 pub(super) fn check_read_form(form: &str) -> Result<(), String> {
     check_written_form(form)?;
     check_zone_of_form(form)?;
     let example = At::Zoned(Timestamp::UNIX_EPOCH.to_zoned_datetime(TimeZone::UTC));
     parse_form(&write_form(form, &example)?, form, &TimeZone::UTC, &TimeZone::UTC).map(|_| ()).map_err(|_| {
-        "is a form that gives no whole date; day, month and year are needed, such as %d/%m/%Y %H:%M".to_owned()
+        "is a form that does not give a whole date; it needs day, month and year, such as %d/%m/%Y %H:%M".to_owned()
     })
 }
 
-/// jiff accepts a zone's name in a text and ignores it. It uses an offset.
+/// Refuses the part for a zone's name: jiff accepts the name in a text and ignores it. jiff uses an offset.
 fn check_zone_of_form(form: &str) -> Result<(), String> {
     match form.contains("%Q") || form.contains("%:Q") {
         true => {
@@ -86,13 +87,13 @@ fn check_zone_of_form(form: &str) -> Result<(), String> {
     }
 }
 
-/// A date in a form.
+/// Writes a date in a form.
 pub(super) fn write_form(form: &str, at: &At) -> Result<String, String> {
     let written = match at {
         At::Zoned(at) => strtime::format(form, at),
         At::Last(clock) => strtime::format(form, *clock),
     };
-    written.map_err(|_| "is a form that has a part which is not known; see strftime, such as %d/%m/%Y".to_owned())
+    written.map_err(|_| "is a form with an unknown part; use the parts of strftime, such as %d/%m/%Y".to_owned())
 }
 
 /// Reads a date that is written in `form`. Without an offset it is a wall clock time in `zone`.
@@ -101,29 +102,29 @@ pub(super) fn parse_form(text: &str, form: &str, zone: &TimeZone, account: &Time
     check_zone_of_form(form)?;
     let text = text.trim();
     let Ok(parsed) = strtime::parse(form, text) else {
-        // With other digits it may be a date: then the day or time is what is wrong.
+        // If the text can be read with other digits, only its day or time is wrong.
         let other: String = text.chars().map(|c| if c.is_ascii_digit() { '1' } else { c }).collect();
         return Err(match strtime::parse(form, other) {
-            Ok(_) => "the text has this form, but no day or time that exists".to_owned(),
-            Err(_) => "the text is no date of this form".to_owned(),
+            Ok(_) => "the text has this form, but the day or time does not exist".to_owned(),
+            Err(_) => "the text is not a date of this form".to_owned(),
         });
     };
     if let Ok(at) = parsed.to_timestamp() {
         return Ok(At::Zoned(at.to_zoned_datetime(zone.clone())));
     }
     let date = parsed.to_datetime().or_else(|_| parsed.to_date().map(|date| date.to_datetime(Time::midnight())));
-    let date = date.map_err(|_| "the text has this form, but no day or time that exists".to_owned())?;
+    let date = date.map_err(|_| "the text has this form, but the day or time does not exist".to_owned())?;
     if date.year() < FIRST_YEAR_OF_FOUR_DIGITS {
-        return Err("the year has fewer than four digits; %y is the form of one with two".to_owned());
+        return Err("the year has fewer than four digits; write %y for a year of two digits".to_owned());
     }
     civil(date, zone, account)
 }
 
-/// A time without an offset, as the zone's clocks show it.
+/// Converts a time without an offset, which is wall-clock time in `zone`.
 pub(super) fn civil(date: DateTime, zone: &TimeZone, account: &TimeZone) -> Result<At, String> {
     match date.to_zoned_datetime(zone.clone()) {
         Ok(at) if at.year() >= 1 => Ok(At::Zoned(at)),
-        // Timestamps end before the year does.
+        // jiff's timestamps end shortly before the year 9999 ends.
         Err(_) if date.year() == LAST_YEAR && zone == account => Ok(At::Last(date)),
         Ok(_) | Err(_) => Err(out_of_range()),
     }
@@ -142,13 +143,13 @@ pub(super) fn parse_iso(text: &str, zone: &TimeZone, account: &TimeZone) -> Resu
     if let Ok(date) = without_z.parse::<DateTime>()
         && !text.contains('[')
     {
-        // A date with an offset that is no timestamp: timestamps end before the last year does.
+        // A date with an offset that is not a timestamp is out of range: jiff's timestamps end shortly before the year 9999 ends.
         let has_offset = without_z != text || text.get(11..).is_some_and(|time| time.contains(['+', '-']));
         return if has_offset { Err(out_of_range()) } else { civil(date, zone, account) };
     }
     Err(match KNOWN.is_match(text) {
-        true => "the text has the form of a date, but no such day or time exists".to_owned(),
-        false => "the text is no date in an ISO form; give its form, such as datetime('%d/%m/%Y %H:%M')".to_owned(),
+        true => "the text has the form of a date, but the day or time does not exist".to_owned(),
+        false => "the text is not a date in an ISO form; give its form, such as datetime('%d/%m/%Y %H:%M')".to_owned(),
     })
 }
 

@@ -44,7 +44,7 @@ impl<'a> Evaluation<'a> {
     /// The value of an expression, which may be missing.
     ///
     /// # Errors
-    /// It uses what is missing, or cannot be done with these values.
+    /// It uses a missing value, or an operation does not work with these values.
     pub(super) fn value(&mut self, node: &Node) -> Result<Value, Trouble> {
         self.step(node, |work| work.spend(1))?;
         match &node.expr {
@@ -99,10 +99,10 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// The value of an expression that must be there.
+    /// The value of an expression; a missing value is an error.
     ///
     /// # Errors
-    /// It is missing; see [`Self::value`] too.
+    /// The value is missing. Also the errors of [`Self::value`].
     pub(super) fn present(&mut self, node: &Node) -> Result<Value, Trouble> {
         match self.value(node)? {
             Value::Missing(absent) => Err(missing(&absent, node)),
@@ -110,7 +110,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// Does work whose errors belong to an expression.
+    /// Does a piece of work. Its errors get the place of `node`.
     fn step<T>(&mut self, node: &Node, work: impl FnOnce(&mut Work<'a>) -> Result<T, Fail>) -> Result<T, Trouble> {
         work(&mut self.work).map_err(|fail| Trouble { fail, start: node.start, end: node.end })
     }
@@ -121,7 +121,7 @@ impl<'a> Evaluation<'a> {
         found.map_or_else(absent, |(_, value)| value.clone())
     }
 
-    /// A member that the template names.
+    /// A member `x.name`.
     fn member(&self, of: &Node, holder: Value, name: &str, node: &Node) -> Value {
         let found = match &holder {
             Value::Missing(_) => return holder,
@@ -135,7 +135,7 @@ impl<'a> Evaluation<'a> {
         })
     }
 
-    /// A member or an entry that an expression names.
+    /// A member or an entry `x[key]`.
     fn item(&mut self, node: &Node, of: &Node, key: &Node) -> Result<Value, Trouble> {
         let holder = self.value(of)?;
         if let Value::Missing(_) = holder {
@@ -148,9 +148,9 @@ impl<'a> Evaluation<'a> {
                 at.and_then(|at| entries.get(at)).cloned()
             }
             (Value::Map(_) | Value::List(_), Value::Null) => None,
-            (Value::Map(_), other) => return self.no_key(key, &other, "; write | string behind the key"),
+            (Value::Map(_), other) => return self.no_key(key, &other, "; write | string after the key"),
             (Value::List(_), Value::Text(_)) => {
-                let why = "the entries of a list are counted with numbers; write | int behind it";
+                let why = "a list needs a number in brackets, not a text; write | int after it";
                 return self.step(key, |_| Err(why.into()));
             }
             _ => None,
@@ -211,7 +211,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// `x.get(key, other)`: null, or another value, where there is no such member.
+    /// `x.get(key, other)`: the member; if there is none, `other`, or null without `other`.
     fn get(&mut self, node: &Node, of: &Node, key: &Node, other: Option<&Part>) -> Result<Value, Trouble> {
         let found = match (self.present(of)?, self.present(key)?) {
             (Value::Map(members), Value::Text(name)) => members.get(&name).cloned(),
@@ -235,7 +235,7 @@ impl<'a> Evaluation<'a> {
         match self.present(inner)? {
             Value::Number(number) => self.step(node, |_| Ok(Value::from(number.negated()?))),
             value => {
-                let why = format!("{} is no number to calculate with", value.kind());
+                let why = format!("{} is not a number", value.kind());
                 self.step(node, |_| Err(why.into()))
             }
         }
@@ -261,7 +261,7 @@ impl<'a> Evaluation<'a> {
         self.step(node, |work| calculate(work, operator, &left, &right, texts))
     }
 
-    /// An operand's name in errors. A constant has none.
+    /// An operand's name in errors; empty for a constant.
     fn operand(&self, node: &Node) -> &'a str {
         match node.expr {
             Expr::Constant(_) => "",
@@ -280,7 +280,7 @@ impl<'a> Evaluation<'a> {
         Ok(Value::from(members))
     }
 
-    /// The arguments of a filter or a test, all of which must be there.
+    /// The arguments of a filter or a test; a missing value is an error.
     fn arguments<'c, T>(
         &mut self,
         call: &'c Call<T>,

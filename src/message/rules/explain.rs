@@ -30,7 +30,7 @@ impl fmt::Display for Column<'_> {
     }
 }
 
-/// What is wrong with the syntax of a template.
+/// The error text for a template with wrong syntax.
 pub(super) fn syntax(error: &Error, source: &str) -> String {
     /// The parser's texts, and what the error says instead.
     const WORDS: [(&str, &str); 10] = [
@@ -43,7 +43,7 @@ pub(super) fn syntax(error: &Error, source: &str) -> String {
         ("identifier or integer", "a name or a number"),
         ("identifier", "a name"),
         ("assignment operator", "="),
-        ("template exceeds maximum recursion limits", "too many brackets or blocks stand in each other"),
+        ("template exceeds maximum recursion limits", "too many nested brackets or blocks"),
     ];
     let offset = error.range().map_or(0, |range| range.start);
     let detail = error.detail().unwrap_or("it cannot be read");
@@ -58,7 +58,7 @@ pub(super) fn syntax(error: &Error, source: &str) -> String {
     }
     let detail = match detail.strip_prefix("unknown statement ") {
         Some(name @ ("elif" | "else" | "endif" | "endfor" | "endset")) => {
-            format!("{name} stands without the beginning of its block")
+            format!("{name} does not belong to a block")
         }
         Some(name) => format!("the statement {name} is not available; there are for, if and set"),
         None => WORDS.iter().fold(detail.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours)),
@@ -68,7 +68,7 @@ pub(super) fn syntax(error: &Error, source: &str) -> String {
     format!("column {}: {detail}{hint}", Column(source, offset))
 }
 
-/// What to write instead of what other languages write.
+/// What to write instead of the syntax of another language.
 fn hint(source: &str, offset: usize, is_character: bool) -> Option<&'static str> {
     const HINTS: [(&str, &str); 24] = [
         ("===", "write == or !="),
@@ -86,15 +86,15 @@ fn hint(source: &str, offset: usize, is_character: bool) -> Option<&'static str>
         ("?", "write x if … else y"),
         ("AND ", "write and, or, not in lower case"),
         ("OR ", "write and, or, not in lower case"),
-        ("starts", "a test stands behind is: is startingwith 'a'"),
-        ("ends", "a test stands behind is: is endingwith 'a'"),
+        ("starts", "a test comes after is: x is startingwith 'a'"),
+        ("ends", "a test comes after is: x is endingwith 'a'"),
         ("contains", "write 'a' in x"),
         ("matches", "write 'a' in x, or x is startingwith 'a'"),
         ("like", "write 'a' in x, or x is startingwith 'a'"),
         ("between", "write x >= 1 and x <= 2"),
-        (";", "leave it out"),
+        (";", "remove it"),
         ("$", "the event itself is body"),
-        ("then", "leave then out"),
+        ("then", "remove then"),
     ];
     let (before, _) = source.split_at(source.floor_char_boundary(offset));
     let start = before.trim_end_matches(['=', '!', '&', '|', '<']).len();
@@ -103,7 +103,7 @@ fn hint(source: &str, offset: usize, is_character: bool) -> Option<&'static str>
         return Some("write and, or, not in lower case");
     }
     if before.trim() == "if" {
-        return Some("when is the condition alone; leave if out");
+        return Some("write only the condition, without if");
     }
     if here.starts_with(['“', '”', '‘', '’']) {
         return Some("write straight quotes: 'a'");
@@ -120,7 +120,7 @@ fn hint(source: &str, offset: usize, is_character: bool) -> Option<&'static str>
     }
 }
 
-/// What is wrong, and the piece of the template.
+/// An error text with the piece of the template that it is about.
 pub(super) fn quoting(why: &str, piece: &str) -> String {
     match piece.trim() {
         "" => why.to_owned(),
@@ -128,7 +128,7 @@ pub(super) fn quoting(why: &str, piece: &str) -> String {
     }
 }
 
-/// What is missing, and what is there instead.
+/// The error text for a missing value: what is missing, and what is there instead.
 pub(super) fn absent(what: &Lack) -> String {
     match what {
         Lack::Variable(name) => format!("{name} is missing{}", without(name)),
@@ -144,8 +144,8 @@ fn without(variable: &str) -> &'static str {
         "published_at" => ": the message has no timestamp",
         "message_id" | "reference" => ": the message has no message id",
         "ce" => {
-            ": the message is no CloudEvent: its content type is not application/cloudevents+json, and it has no headers \
-             cloudEvents_…"
+            ": the message is not a CloudEvent: its content type is not application/cloudevents+json, and it has no \
+             headers cloudEvents_…"
         }
         _ => "",
     }

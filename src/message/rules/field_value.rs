@@ -3,7 +3,7 @@
 use super::FieldValue;
 use super::value::Value;
 
-/// The value of a field; none for an empty text and for null, which mean that the field is absent.
+/// The value of a field. `None` for an empty text and for null: the field is then absent.
 pub(super) fn field(name: &str, value: &Value) -> Result<Option<FieldValue>, &'static str> {
     if let ("remember", Value::Bool(on)) = (name, value) {
         return Ok(Some(FieldValue::Boolean(*on)));
@@ -13,7 +13,8 @@ pub(super) fn field(name: &str, value: &Value) -> Result<Option<FieldValue>, &'s
     Ok(text.map(FieldValue::Text))
 }
 
-/// The text of a value, trimmed. White space inside stays: it can be what tells two message ids apart.
+/// The text of a value, trimmed; `None` if it is empty. White space inside stays, because it can be the only difference between
+/// two message ids.
 pub(super) fn text(value: &Value) -> Result<Option<String>, &'static str> {
     if let Value::Null = value {
         return Ok(None);
@@ -22,7 +23,7 @@ pub(super) fn text(value: &Value) -> Result<Option<String>, &'static str> {
     Ok((!text.is_empty()).then_some(text))
 }
 
-/// Makes each run of blanks and line ends one blank.
+/// Replaces each sequence of white space with one blank.
 fn on_one_line(text: String) -> String {
     let is_odd = |c: char| c.is_whitespace() && c != ' ';
     match text.contains(is_odd) || text.contains("  ") {

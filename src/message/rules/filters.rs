@@ -25,7 +25,7 @@ const fn filter(name: &'static str, parameters: &'static [Parameter], apply: App
 
 /// The most characters that `truncate` keeps.
 const MOST: i128 = 262_144;
-/// The most digits behind the point.
+/// The most digits after the point.
 const DIGITS: i128 = 15;
 const DAYS: i128 = dates::MAX_BUSINESS_DAYS;
 

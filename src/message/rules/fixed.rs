@@ -9,7 +9,7 @@ use crate::config::{Scalar, UnknownFields};
 use crate::message::payload::Mapping;
 use crate::message::task::{self, Problem};
 
-/// What is wrong with every task of a rule. Fields that depend on the message get a valid placeholder.
+/// The problems that every task of a rule has. Fields that depend on the message get a valid placeholder.
 pub(super) fn problems(
     mapping: &Mapping,
     given: &BTreeMap<String, Scalar>,
@@ -27,7 +27,7 @@ pub(super) fn problems(
         };
     }
     let message = Value::Object(message).to_string();
-    // What is no field was noted before.
+    // Names that are not fields were noted before.
     let decoded = task::decode(message.as_bytes(), UnknownFields::Ignore);
     decoded.ok().and_then(|decoded| mapping.check(decoded).err()).unwrap_or_default()
 }

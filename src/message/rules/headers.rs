@@ -63,7 +63,7 @@ fn bytes(bytes: &[u8]) -> Value {
     }
 }
 
-/// A float in its shortest spelling; null where it is no number.
+/// A float in its shortest spelling; null if it is infinite or NaN.
 fn spelled(number: impl fmt::Debug) -> Value {
     Number::spelled(&format!("{number:?}"))
         .filter(|number| number.as_f64().is_finite())

@@ -51,9 +51,9 @@ fn value(raw: &RawValue, depth: usize) -> Result<Value> {
     })
 }
 
-/// The only error that is possible inside valid JSON: an escape that is no character.
+/// The only error that is possible inside valid JSON: an escape that is not a character.
 fn no_character() -> Error {
-    Error::custom("a text in it has an escape that stands for no character")
+    Error::custom("a text in it has an escape that is not a character")
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ impl Moment {
         }
     }
 
-    /// A part of it, such as the year; none where there is no such part.
+    /// A part of the date, such as the year; `None` if the name is unknown.
     pub(super) fn part(&self, name: &str) -> Option<i128> {
         let clock = self.clock();
         Some(match name {

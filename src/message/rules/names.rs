@@ -23,7 +23,7 @@ pub(super) const VARIABLES: [&str; 11] = [
     "task",
 ];
 
-/// The members of a variable that has the same ones for every message; none for others.
+/// The members of a variable that has the same members for every message; `None` for other variables.
 pub(super) fn members(variable: &str) -> Option<&'static [&'static str]> {
     match variable {
         "loop" => Some(&["index", "index0", "first", "last", "length"]),
@@ -43,7 +43,7 @@ pub(super) fn members(variable: &str) -> Option<&'static [&'static str]> {
     }
 }
 
-/// What is wrong at some place of a template.
+/// An error and its place in a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     /// Byte of the template.
@@ -82,11 +82,13 @@ impl Names {
         self.faults.push(Fault { offset, message: message.into() });
     }
 
-    /// Notes a variable; none where it does not exist.
+    /// Notes a variable; `None` if it does not exist.
     pub(super) fn variable(&mut self, name: &str, offset: usize) -> Option<&'static str> {
         let known = VARIABLES.into_iter().find(|known| *known == name);
         match known {
-            Some("task") => self.fault(offset, "task stands for other fields: task.completion_date, for example"),
+            Some("task") => {
+                self.fault(offset, "task needs the name of another field: task.completion_date, for example")
+            }
             Some(known) => {
                 self.variables.insert(known);
             }

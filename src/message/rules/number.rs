@@ -8,7 +8,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(super) struct Number {
     amount: Amount,
-    /// As the event or the rule spells it; none where it is an integer's usual spelling, or was calculated.
+    /// The spelling in the event or the rule. `None` for an integer in its usual spelling, and for a calculated number.
     spelling: Option<Arc<str>>,
 }
 
@@ -40,16 +40,16 @@ impl Number {
         }
     }
 
-    /// The number, as near as a float is; infinite where it is larger than all of them.
+    /// The nearest float; infinite if the number is larger than every float.
     pub(super) fn as_f64(&self) -> f64 {
         match self.amount {
-            #[expect(clippy::cast_precision_loss, reason = "as near as a float is")]
+            #[expect(clippy::cast_precision_loss, reason = "the nearest float is wanted")]
             Amount::Whole(number) => number as f64,
             Amount::Real(number) => number,
         }
     }
 
-    /// The number, where it is an integer.
+    /// The number, if it is an integer.
     pub(super) fn as_whole(&self) -> Option<i128> {
         match self.amount {
             Amount::Whole(number) => Some(number),
@@ -66,7 +66,7 @@ impl Number {
         Self { amount: self.amount, spelling: None }
     }
 
-    /// Without what follows the point.
+    /// The number without the digits after the point.
     pub(super) fn truncated(&self) -> Result<Self, &'static str> {
         /// Larger than what an integer holds.
         const TOO_LARGE: f64 = 1.7e38;
@@ -210,7 +210,7 @@ impl From<i128> for Number {
 
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// From this on a float has no fraction, and its digits say more than is known.
+        /// From this number on a float has no fraction, and not all of its digits are exact.
         const ROUND: f64 = 1e16;
         match (&self.spelling, self.amount) {
             (Some(text), _) => f.write_str(text),

@@ -1,4 +1,4 @@
-//! Operators and tests on values. To compare values of different kinds is an error.
+//! Operators and tests on values. Comparing values of different kinds is an error.
 
 use super::number::Arithmetic;
 use super::parameters::{Arguments, Parameter, Takes, needed};
@@ -29,13 +29,13 @@ fn shown(text: &str, value: &Value) -> String {
     }
 }
 
-/// What to write where a text meets a number, or a text a date.
+/// What to write when values of different kinds are compared, such as a text and a number.
 fn hint(left: &Value, right: &Value) -> &'static str {
     match (left, right) {
         (Value::Text(_), Value::Number(_)) | (Value::Number(_), Value::Text(_)) => {
-            "; write | int, | float or | string behind one of them"
+            "; write | int, | float or | string after one of them"
         }
-        (Value::Date(_), _) | (_, Value::Date(_)) => "; write | datetime behind the other one",
+        (Value::Date(_), _) | (_, Value::Date(_)) => "; write | datetime after the other one",
         (Value::Bool(_), Value::Bool(_)) => "; true and false have no order",
         (Value::List(_), Value::List(_)) | (Value::Map(_), Value::Map(_)) => "; compare their parts",
         (Value::Bool(_), Value::Text(_)) | (Value::Text(_), Value::Bool(_)) => {
@@ -101,7 +101,7 @@ pub(super) fn compare(
     })
 }
 
-/// `in`: whether a list has an entry, an object a member of that name, or a text a part.
+/// `in`: whether a list contains an entry, an object has a member of that name, or a text contains a part.
 fn contains(work: &mut Work<'_>, holder: &Value, part: &Value, texts: Operands<'_>) -> Result<bool, Fail> {
     match (holder, part) {
         (Value::List(entries), _) => {
@@ -112,7 +112,7 @@ fn contains(work: &mut Work<'_>, holder: &Value, part: &Value, texts: Operands<'
                 read(work, entry)?;
                 match (part, entry) {
                     (Value::Null, Value::Null) => return Ok(true),
-                    // Null is equal to nothing else, and that is no mistake.
+                    // Null is equal only to null. Comparing it with another value is not an error.
                     (Value::Null, _) | (_, Value::Null) => continue,
                     _ => {}
                 }
@@ -159,11 +159,11 @@ pub(super) fn calculate(
         _ => {
             let (no_number, text) = if matches!(left, Value::Number(_)) { (right, texts.1) } else { (left, texts.0) };
             let hint = match no_number {
-                Value::Text(_) => "; write | int or | float behind it, or join texts with ~",
+                Value::Text(_) => "; write | int or | float after it, or join texts with ~",
                 Value::Date(_) => "; write | add('1d') to move a date",
                 _ => "",
             };
-            Err(format!("{} is no number to calculate with{hint}", shown(text, no_number)).into())
+            Err(format!("{} is not a number{hint}", shown(text, no_number)).into())
         }
     }
 }
@@ -176,7 +176,7 @@ pub(super) fn concatenate(work: &mut Work<'_>, left: &Value, right: &Value) -> R
     Ok(Value::from(joined))
 }
 
-/// A test: what follows `is`. Whether a value is there is decided before.
+/// A test: what follows `is`. Only `defined` and `undefined` get a missing value.
 #[derive(Debug)]
 pub(super) struct Test {
     pub(super) name: &'static str,
@@ -247,11 +247,11 @@ fn whole(of: &Value) -> Result<i128, Fail> {
         Value::Number(number) => number.as_whole(),
         _ => None,
     };
-    number.ok_or_else(|| format!("{} is no whole number", of.kind()).into())
+    number.ok_or_else(|| format!("{} is not a whole number", of.kind()).into())
 }
 
 fn text<'v>(work: &mut Work<'_>, of: &'v Value) -> Result<&'v str, Fail> {
-    let text = of.as_text().ok_or_else(|| format!("{} is no text", of.kind()))?;
+    let text = of.as_text().ok_or_else(|| format!("{} is not a text", of.kind()))?;
     work.handle(text.len())?;
     Ok(text)
 }

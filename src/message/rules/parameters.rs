@@ -38,9 +38,9 @@ pub(super) enum Takes {
     ReadForm,
     /// The form of a date that is written.
     WrittenForm,
-    /// A pattern, which must stand in the rule.
+    /// A pattern, which must be a constant of the rule.
     Pattern,
-    /// The name of a member, which must stand in the rule: errors name it.
+    /// The name of a member, which must be a constant of the rule, because errors quote it.
     Member,
 }
 
@@ -83,10 +83,10 @@ impl Arguments<'_> {
 }
 
 impl Parameter {
-    /// Whether a value can be given.
+    /// Checks a value for this parameter.
     ///
     /// # Errors
-    /// What is needed instead. The value itself is named only where it stands in the rule.
+    /// What is needed instead. The text quotes the value only if it is a constant of the rule.
     pub(super) fn check(&self, value: &Value, is_fixed: bool) -> Result<(), String> {
         let name = self.name;
         let kind = value.kind();

@@ -41,7 +41,7 @@ pub(crate) fn overlap(one: &str, other: &str) -> bool {
         if !seen.insert((i, j)) {
             continue;
         }
-        // A # takes the other side's next word, or ends.
+        // A # matches the other side's next word and goes on, or it ends here.
         match (one.get(i).copied(), other.get(j).copied()) {
             (None, None) => return true,
             (Some("#"), word) => open.extend([(i + 1, j)].into_iter().chain(word.map(|_| (i, j + 1)))),
@@ -57,7 +57,7 @@ fn words(text: &str) -> Vec<&str> {
     if text.is_empty() { Vec::new() } else { text.split('.').collect() }
 }
 
-/// What is wrong with a pattern: `*` and `#` inside a word are no wildcards for RabbitMQ.
+/// Checks a pattern. For RabbitMQ `*` and `#` inside a word are not wildcards.
 pub(super) fn check(pattern: &str) -> Result<(), String> {
     const MAX: usize = 255;
     if pattern.len() > MAX {

@@ -49,8 +49,7 @@ impl<'s> Reader<'s> {
     pub(super) fn expression(&mut self, parsed: &Parsed<'_>) -> Node {
         let span = parsed.span();
         if self.depth == MAX_DEPTH {
-            let message =
-                format!("more than {MAX_DEPTH} parts stand in each other, or are chained; divide the template");
+            let message = format!("more than {MAX_DEPTH} parts are nested or chained; divide the template");
             self.fault(start(span), message);
         }
         if self.depth >= MAX_DEPTH {

@@ -36,12 +36,12 @@ enum Form {
 }
 
 impl Template {
-    /// A value that is no template.
+    /// A constant from the configuration, as a template.
     pub(super) fn fixed(value: Value) -> Self {
         Self { source: String::new(), form: Form::Fixed(value), names: Names::default() }
     }
 
-    /// A template between texts.
+    /// Reads a text with expressions in braces.
     ///
     /// # Errors
     /// What is wrong with its syntax.
@@ -54,7 +54,7 @@ impl Template {
         Ok(Self::with(source, form(statements), reader.names))
     }
 
-    /// An expression.
+    /// Reads an expression without braces.
     ///
     /// # Errors
     /// What is wrong with its syntax.
@@ -77,7 +77,7 @@ impl Template {
         matches!(self.form, Form::Whole(_))
     }
 
-    /// Whether it gives the same for every message.
+    /// Whether its value is the same for every message.
     pub(super) fn is_constant(&self) -> bool {
         self.names.variables.is_empty() && self.names.faults.is_empty()
     }
@@ -88,7 +88,7 @@ impl Template {
         self.names.faults.iter().map(shown).collect()
     }
 
-    /// The expression, where it is one.
+    /// The expression, if the template is a single one.
     pub(super) fn node(&self) -> Option<&Node> {
         match &self.form {
             Form::Whole(node) => Some(node),
@@ -101,7 +101,7 @@ impl Template {
         self.source.get(start..end).unwrap_or_default().trim()
     }
 
-    /// An evaluation of it.
+    /// Starts an evaluation of the template.
     pub(super) fn evaluation<'a>(&'a self, context: &'a Context) -> Evaluation<'a> {
         Evaluation::new(&self.source, context)
     }
@@ -109,7 +109,7 @@ impl Template {
     /// The value for one message; a missing value is an error.
     ///
     /// # Errors
-    /// Why there is none, with its place.
+    /// Why there is no value, and where in the template.
     pub(super) fn value(&self, context: &Context) -> Result<Value, Fail> {
         let result = match &self.form {
             Form::Fixed(value) => return Ok(value.clone()),
@@ -122,7 +122,7 @@ impl Template {
         result.map_err(|trouble| self.explain(&trouble))
     }
 
-    /// What is wrong, with its column and its piece of the source.
+    /// An error with its column and its piece of the source.
     pub(super) fn explain(&self, trouble: &Trouble) -> Fail {
         let column = Column(&self.source, trouble.start);
         match &trouble.fail {

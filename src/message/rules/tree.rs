@@ -1,4 +1,4 @@
-//! The syntax tree that is evaluated: the one of MiniJinja's parser, with every name resolved.
+//! The syntax tree that is evaluated. It is made from the tree of MiniJinja's parser, with every name resolved.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(super) enum Expr {
     Constant(Value),
     /// A variable of the message.
     Variable(&'static str),
-    /// A name that the template gave.
+    /// A name that `set` or `for` defines.
     Local(Arc<str>),
     Member(Part, Arc<str>),
     Item(Part, Part),
@@ -48,7 +48,7 @@ pub(super) enum Expr {
         no: Option<Part>,
     },
     Filter(Part, Call<Filter>),
-    /// `x | default(other, also_empty)`: the other one is evaluated only where it is needed.
+    /// `x | default(other, also_empty)`: `other` is evaluated only if it is needed.
     Default(Part, Option<Part>, Option<Part>),
     /// `x | map(attribute='a.b', default=other)`.
     Members(Part, Arc<str>, Option<Part>),
@@ -65,7 +65,7 @@ pub(super) enum Expr {
 #[derive(Debug)]
 pub(super) struct Call<T: 'static> {
     pub(super) what: &'static T,
-    /// Where its name stands.
+    /// Where its name begins in the source.
     pub(super) start: usize,
     /// What is given for each parameter.
     pub(super) given: Vec<Option<Node>>,
@@ -76,11 +76,11 @@ pub(super) struct Call<T: 'static> {
 /// Which entries of a list are kept.
 #[derive(Debug)]
 pub(super) struct Selection {
-    /// The member that is looked at; none where it is the entry itself.
+    /// The member that is tested; `None` for the entry itself.
     pub(super) member: Option<Arc<str>>,
-    /// The test; none if the value itself counts as true or false.
+    /// The test; `None` if the value itself counts as true or false.
     pub(super) test: Option<Call<Test>>,
-    /// Whether those are kept for which it holds.
+    /// Whether the entries that pass the test are kept; otherwise the others are.
     pub(super) keeps: bool,
 }
 

@@ -17,7 +17,7 @@ pub(super) enum Value {
     Bool(bool),
     Number(Number),
     Text(Arc<str>),
-    /// Bytes that are no text.
+    /// Bytes that are not text.
     Bytes,
     Date(Arc<Moment>),
     List(Arc<[Value]>),
@@ -41,11 +41,11 @@ pub(super) struct Absent {
 pub(super) enum Lack {
     /// A variable that this message does not have.
     Variable(&'static str),
-    /// A name that the template gives only in a branch that was not taken.
+    /// A name that the template sets only in a branch that was not executed.
     Name(String),
-    /// A member that is named in the template: its place, what is there, and the member's name.
+    /// A member `x.name`: the text of `x`, its value, and the member's name.
     Member(String, Value, String),
-    /// A member that an expression names: its place, what is there, and the expression.
+    /// An entry `x[key]`: the text of `x`, its value, and the text of the key.
     Lookup(String, Value, String),
     /// An entry that a filter needs from an empty list or text.
     Entry(&'static str),
@@ -56,7 +56,7 @@ impl Value {
         Self::Text(text.into())
     }
 
-    /// The value as the text that it is.
+    /// The text, if the value is a text.
     pub(super) fn as_text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -72,7 +72,7 @@ impl Value {
         })
     }
 
-    /// Whether `if` takes it for true.
+    /// Whether the value counts as true.
     pub(super) fn is_true(&self) -> bool {
         match self {
             Self::Missing(_) | Self::Null => false,
@@ -85,7 +85,7 @@ impl Value {
         }
     }
 
-    /// What the value is, for people; never what it holds.
+    /// The kind of the value for error texts, which never contain the value itself.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Missing(_) => "missing",
@@ -93,14 +93,14 @@ impl Value {
             Self::Bool(_) => "a boolean",
             Self::Number(_) => "a number",
             Self::Text(_) => "a text",
-            Self::Bytes => "bytes that are no text",
+            Self::Bytes => "bytes that are not text",
             Self::Date(_) => "a date",
             Self::List(_) => "a list",
             Self::Map(_) => "an object",
         }
     }
 
-    /// The text of a value that has one.
+    /// The text that a template writes for the value.
     ///
     /// # Errors
     /// What to write instead.
@@ -110,15 +110,15 @@ impl Value {
             Self::Number(number) => Ok(Cow::Owned(number.to_string())),
             Self::Bool(on) => Ok(Cow::Borrowed(if *on { "true" } else { "false" })),
             Self::Date(moment) => Ok(Cow::Owned(moment.to_string())),
-            Self::List(_) => Err("a list is no text; use | join(', ') or one of its entries"),
-            Self::Map(_) => Err("an object is no text; use one of its members"),
-            Self::Null => Err("null is no text; use | default('…')"),
-            Self::Bytes => Err("the bytes are no text"),
+            Self::List(_) => Err("a list is not a text; use | join(', ') or one of its entries"),
+            Self::Map(_) => Err("an object is not a text; use one of its members"),
+            Self::Null => Err("null is not a text; use | default('…')"),
+            Self::Bytes => Err("the bytes are not text"),
             Self::Missing(_) => Err("the value is missing"),
         }
     }
 
-    /// Which of two values of one kind comes first; none where they have no order, or are of different kinds.
+    /// Compares two values of one kind. `None` if they have no order, or are of different kinds.
     pub(super) fn order(&self, other: &Self) -> Option<Result<Ordering, &'static str>> {
         match (self, other) {
             (Self::Number(one), Self::Number(other)) => Some(one.compare(other)),

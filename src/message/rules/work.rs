@@ -5,24 +5,24 @@ use std::sync::Arc;
 use super::moment::Calendar;
 use super::value::Value;
 
-/// The steps that a template may take. Each entry of a list that is looked at is one, and each 64 bytes of text that are read or
-/// written, so that a template handles 1 MiB of text in all.
+/// The steps that a template can use. Each list entry that is read costs one, and so do 64 bytes of text that are read or
+/// written. So a template can handle 1 MiB of text in all.
 const STEPS: usize = 16_384;
 const BYTES_PER_STEP: usize = 64;
-/// The longest text that a template makes, in bytes: that of a message.
+/// The longest text that a template can make, in bytes. It is the limit of a message, too.
 pub(super) const MAX_TEXT: usize = 262_144;
 
 /// Why a part of a template gives no value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fail {
-    /// It uses what the message does not have.
+    /// It uses a value that the message does not have.
     Missing(String),
     /// It is wrong for this message.
     Wrong(String),
 }
 
 impl Fail {
-    /// What to tell people.
+    /// The error text.
     pub(super) fn into_text(self) -> String {
         let (Self::Missing(text) | Self::Wrong(text)) = self;
         text
@@ -53,10 +53,10 @@ impl<'a> Work<'a> {
         Self { calendar, left: STEPS }
     }
 
-    /// Takes steps.
+    /// Uses some of the steps.
     ///
     /// # Errors
-    /// Too few are left.
+    /// Too few steps are left.
     pub(super) fn spend(&mut self, steps: usize) -> Result<(), Fail> {
         match self.left.checked_sub(steps) {
             Some(left) => {
@@ -70,7 +70,7 @@ impl<'a> Work<'a> {
     /// Counts the reading or writing of `bytes` bytes of text.
     ///
     /// # Errors
-    /// See [`Self::spend`]; or it is longer than a text may be.
+    /// The text is longer than [`MAX_TEXT`]. Also the errors of [`Self::spend`].
     pub(super) fn handle(&mut self, bytes: usize) -> Result<(), Fail> {
         fits(bytes)?;
         self.spend(bytes / BYTES_PER_STEP)
@@ -79,25 +79,25 @@ impl<'a> Work<'a> {
     /// Counts a new text and returns it as a value. Call [`Self::handle`] before you build one that may be long.
     ///
     /// # Errors
-    /// It is longer than a text may be.
+    /// The text is too long, or too few steps are left.
     pub(super) fn made(&mut self, text: String) -> Result<Value, Fail> {
         self.handle(text.len())?;
         Ok(Value::from(text))
     }
 
-    /// Writes a value behind a text.
+    /// Appends a value to a text.
     ///
     /// # Errors
-    /// It has no text, or all gets too long.
+    /// The value has no text, or the result gets too long.
     pub(super) fn write(&mut self, out: &mut String, value: &Value) -> Result<(), Fail> {
         let text = value.written()?;
         self.append(out, &text)
     }
 
-    /// Writes a text behind another.
+    /// Appends a text to another.
     ///
     /// # Errors
-    /// All gets too long.
+    /// The result gets too long.
     pub(super) fn append(&mut self, out: &mut String, text: &str) -> Result<(), Fail> {
         self.handle(text.len())?;
         fits(out.len() + text.len())?;

@@ -220,7 +220,8 @@ async fn redeliveries_are_in_doubt_after_new_message_id_rules_until_drained() {
     let later = async {
         sleep(Duration::from_secs(1)).await;
         *test.crm.takes.lock().unwrap() = Duration::ZERO;
-        let while_replaced = || assert_eq!(ownership.proof(), (false, None), "from before the first message on");
+        let while_replaced =
+            || assert_eq!(ownership.proof(), (false, None), "the proof ends before the rules are replaced");
         ownership.replace_identities("other".to_owned(), while_replaced).await;
         assert_eq!(test.ledger.about().identities, "other");
         test.handle(redelivered("b")).await;

@@ -32,7 +32,7 @@ async fn panic_in_a_rule_dead_letters_only_its_message() {
     assert_eq!(test.copies(), [("wolkvox.tasks.dead".to_owned(), Some("poison".to_owned()), 0, false)]);
     test.handle(event("b", false)).await;
     assert_eq!((test.settled(), test.requests()), (vec!["acked"; 2], 1));
-    assert_eq!(test.copies(), [], "the second message is no dead letter");
+    assert_eq!(test.copies(), [], "the second message is not dead-lettered");
 }
 
 #[tokio::test(start_paused = true)]

@@ -109,7 +109,7 @@ async fn commands_say_what_to_do_about_rules_and_bindings() {
     let (check, all): (&[&str], &[&str]) = (&["check", "--offline"], &["map", "--all-examples"]);
     for (text, args, said) in [
         (failing, check, differs),
-        (complete(SKIP), check, "add [[rules.examples]] behind it: an event, and skipped = true"),
+        (complete(SKIP), check, "add [[rules.examples]] after it: an event, and skipped = true"),
         (complete(&binding("topic")), check, "rule r: no binding delivers the routing key a.b"),
         (complete(deeper), check, "rule r, example 2: no binding delivers the routing key a.b.c"),
         (format!("[task]\nunknown_fields = \"ignore\"\n{SKIP}"), all, "has no effect with rules; leave it out"),

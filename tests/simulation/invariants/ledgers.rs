@@ -193,7 +193,7 @@ impl Checker {
         self.met(Situation::Case(if is_old { Case::OrphanByAge } else { Case::OrphanOfGoneOwner }));
     }
 
-    /// A ledger starts or stops to prove that a message without an entry was not sent. `owners` are the ids on `<queue>.owner`;
+    /// A ledger starts or stops proving that a message without an entry was not sent. `owners` are the ids on `<queue>.owner`;
     /// `before` are the messages that the worker has, or will receive, as delivered before.
     pub(crate) fn proves(&mut self, store: usize, was: &About, about: &About, owners: &[String], before: &[usize]) {
         if about.proves_unsent && !was.proves_unsent {

@@ -180,7 +180,7 @@ fn unusable_id_is_refused() {
     for (body, said) in [
         (r#"{"id": ""}"#.to_owned(), "the id is empty"),
         (r#"{"id": null}"#.to_owned(), "body is an object without \"id\""),
-        (r#"{"id": [1]}"#.to_owned(), "a list is no text"),
+        (r#"{"id": [1]}"#.to_owned(), "a list is not a text"),
         (format!(r#"{{"id": "{}"}}"#, "x".repeat(256)), "the id has 256 bytes; at most 255"),
     ] {
         let failure = map(&mapper, event(&body)).unwrap_err();
@@ -234,7 +234,7 @@ fn cloud_event_is_read_in_both_modes() {
     for (result, said) in [
         (map(&mapper, mixed), "with the prefixes"),
         (map(&mapper, batch), "a batch of CloudEvents; publish each event"),
-        (structured("[]"), "the body is no JSON object"),
+        (structured("[]"), "the body is not a JSON object"),
         (
             structured(r#"{"id": 7, "source": "/s", "type": "t", "data": {"x": 1}}"#),
             "the CloudEvent's id is a number; a text is needed",

@@ -22,19 +22,19 @@ fn list_object_or_null_never_becomes_text() {
     check(&[
         (
             "{{ body.list ~ 'x' }}",
-            Err("a list is no text; use | join(', ') or one of its entries (in body.list ~ 'x')"),
+            Err("a list is not a text; use | join(', ') or one of its entries (in body.list ~ 'x')"),
         ),
-        ("{{ 'x' ~ body.o }}", Err("an object is no text")),
-        ("{{ body.get('nope') ~ 'x' }}", Err("null is no text; use | default")),
-        ("{{ body.list | upper }}", Err("column 16: a list is no text")),
-        ("{{ body.list | string }}", Err("a list is no text")),
-        ("{{ body.o | trim }}", Err("an object is no text")),
-        ("{{ body.list | replace('1', '2') }}", Err("a list is no text")),
-        ("{{ body.list | truncate(3) }}", Err("a list is no text")),
-        ("{{ body.list | digits }}", Err("a list is no text")),
-        ("{{ body.nulls | join }}", Err("null is no text")),
-        ("{{ body.nulls[0] | upper }}", Err("null is no text")),
-        ("{{ [body.list] | join }}", Err("a list is no text")),
+        ("{{ 'x' ~ body.o }}", Err("an object is not a text")),
+        ("{{ body.get('nope') ~ 'x' }}", Err("null is not a text; use | default")),
+        ("{{ body.list | upper }}", Err("column 16: a list is not a text")),
+        ("{{ body.list | string }}", Err("a list is not a text")),
+        ("{{ body.o | trim }}", Err("an object is not a text")),
+        ("{{ body.list | replace('1', '2') }}", Err("a list is not a text")),
+        ("{{ body.list | truncate(3) }}", Err("a list is not a text")),
+        ("{{ body.list | digits }}", Err("a list is not a text")),
+        ("{{ body.nulls | join }}", Err("null is not a text")),
+        ("{{ body.nulls[0] | upper }}", Err("null is not a text")),
+        ("{{ [body.list] | join }}", Err("a list is not a text")),
         ("{{ body.list | map('upper') | join(',') }}", Ok("1,2")),
     ]);
 }
@@ -125,7 +125,7 @@ fn text_is_not_compared_with_a_number_anywhere() {
         ("{{ body.flag > body.off }}", Err("true and false have no order")),
         ("{{ body.list == body.list }}", Err("compare their parts")),
         ("{{ body.list | max > body.text }}", said),
-        ("{{ [1, 'x'] | sort | join }}", Err("which have no order")),
+        ("{{ [1, 'x'] | sort | join }}", Err("which cannot be compared")),
         ("{{ body.text | int == 2 }}", Ok("true")),
         ("{{ body.text in ['1', 2, '2'] }}", Ok("true")),
         ("{{ body.text in [] }}", Ok("false")),
@@ -140,7 +140,7 @@ fn loop_and_lists_work_as_the_page_says() {
         ("{% for x in body.list %}{{ loop.index }}{{ ', ' if not loop.last }}{% endfor %}", Ok("1, 2")),
         ("{% for x in body.list if x > 5 %}a{% else %}none{% endfor %}", Ok("none")),
         ("{% for k, v in body.o | items %}{{ k }}={{ v }}{% endfor %}", Ok("k=v")),
-        ("{% for k, v in body.list %}a{% endfor %}", Err("2 names cannot be given to a number")),
+        ("{% for k, v in body.list %}a{% endfor %}", Err("2 names need a list of 2 entries, not a number")),
         ("{{ body.list | sum }} {{ body.list | max }} {{ body.list | reverse | join }}", Ok("3 2 21")),
         ("{{ body.list | select('odd') | join }} {{ body.list | reject('odd') | join }}", Ok("1 2")),
         ("{{ [body.o] | selectattr('k', 'eq', 'v') | map(attribute='k') | join }}", Ok("v")),
@@ -159,7 +159,7 @@ fn problem_of_a_rules_task_never_holds_a_value_of_the_event() {
     let body = r#"{"p": "SECRET", "d": "SECRET", "gone": "2027-02-30 10:00:00", "late": "2099-01-01 10:00:00", "yes": "SECRET"}"#;
     for (fields, said) in [
         ("priority = \"{{ body.p }}\"", "rule r: priority: is another text; high, normal or low is allowed"),
-        ("completion_date = \"{{ body.d }}\"", "rule r: completion_date: is no known form of a date; YYYY"),
+        ("completion_date = \"{{ body.d }}\"", "rule r: completion_date: is not a known form of a date; YYYY"),
         ("completion_date = \"{{ body.gone }}\"", "rule r: completion_date: is a date or time that does not exist"),
         ("remember = \"{{ body.yes }}\"", "rule r: remember: is another text; true or false is allowed"),
         ("reminder_date = \"{{ body.late }}\"", "rule r: reminder_date: is after completion_date"),
@@ -173,11 +173,11 @@ fn problem_of_a_rules_task_never_holds_a_value_of_the_event() {
         r#"{"name": "n", "name_module": "m", "id_record": "1", "wolkvox_owner": "o", "completion_date": "SECRET"}"#;
     let failure = map(&mapper(""), event(task)).unwrap_err();
     assert!(
-        failure.message.contains("is \"SECRET\", which is no known form"),
+        failure.message.contains("is \"SECRET\", which is not a known form"),
         "a task message's own report: {failure}"
     );
     let logged = failure.log_reason();
-    assert!(logged.starts_with("completion_date: is no known form of a date"), "the log names the field: {logged}");
+    assert!(logged.starts_with("completion_date: is not a known form of a date"), "the log names the field: {logged}");
     assert!(!logged.contains("SECRET"), "and not its value: {logged}");
 }
 
@@ -239,12 +239,12 @@ fn key_or_index_of_a_wrong_type_is_an_error_even_with_a_default() {
     check(&[
         (
             "{{ {'2': 'high'}[body.n] | default('z') }}",
-            Err("the keys of an object are texts, not a number; write | string behind the key (in body.n)"),
+            Err("the keys of an object are texts, not a number; write | string after the key (in body.n)"),
         ),
         ("{{ {'true': 'x'}[body.flag] | default('z') }}", Err("the keys of an object are texts, not a boolean")),
         (
             "{{ body.list[body.text] | default('z') }}",
-            Err("the entries of a list are counted with numbers; write | int behind it"),
+            Err("a list needs a number in brackets, not a text; write | int after it"),
         ),
         ("{{ {'2': 'high'}[body.n | string] | default('z') }}", Ok("high")),
         ("{{ {'2': 'high'}[body.nulls[0]] | default('z') }}", Ok("z")),

@@ -14,7 +14,7 @@ impl Evaluation<'_> {
         let value = self.present(of)?;
         let arguments = self.arguments(call, call.what.parameters)?;
         match (call.what.apply)(&mut self.work, &value, &arguments) {
-            // Its place is known here only.
+            // The filter does not know its own place in the template.
             Ok(Value::Missing(absent)) => match absent.what {
                 Lack::Entry(which) => {
                     Ok(Value::Missing(Arc::new(Absent { offset: node.start, what: Lack::Entry(which) })))
@@ -26,7 +26,7 @@ impl Evaluation<'_> {
         }
     }
 
-    /// `default`: another value for one that is missing or null, and, where that is asked for, for an empty one.
+    /// `default`: replaces a value that is missing or null; with `also_empty` also an empty value.
     pub(super) fn default(
         &mut self,
         of: &Node,
@@ -48,7 +48,7 @@ impl Evaluation<'_> {
         }
     }
 
-    /// The entries of a list, each of which is looked at.
+    /// The entries of a list. Each one costs a step.
     fn list(&mut self, node: &Node, of: &Node) -> Result<Arc<[Value]>, Trouble> {
         match self.present(of)? {
             Value::List(entries) => {
@@ -56,7 +56,7 @@ impl Evaluation<'_> {
                 Ok(entries)
             }
             other => {
-                let why = format!("{} is no list", other.kind());
+                let why = format!("{} is not a list", other.kind());
                 self.step(node, |_| Err(why.into()))
             }
         }
@@ -120,7 +120,7 @@ impl Evaluation<'_> {
         Ok(Value::from(kept))
     }
 
-    /// Whether a test holds. Only whether it is there can be asked of what is missing.
+    /// Whether a test holds. For a missing value every test but `defined` and `undefined` is an error.
     pub(super) fn test(&mut self, node: &Node, value: &Value, call: &Call<Test>) -> Result<bool, Trouble> {
         self.step(node, |work| work.spend(1))?;
         match value {

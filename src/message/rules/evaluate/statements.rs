@@ -7,10 +7,10 @@ use crate::message::rules::tree::{Loop, Node, Stmt, Target};
 use crate::message::rules::value::{Members, Value};
 
 impl Evaluation<'_> {
-    /// Writes what a template gives.
+    /// Writes the text of a template.
     ///
     /// # Errors
-    /// A part of it gives no value, or all gets too long.
+    /// A part has no value, or the text gets too long.
     pub(crate) fn write(&mut self, statements: &[Stmt], out: &mut String) -> Result<(), Trouble> {
         for statement in statements {
             match statement {
@@ -44,7 +44,7 @@ impl Evaluation<'_> {
         self.write(otherwise, out)
     }
 
-    /// Gives names to a value.
+    /// Assigns a value to the names of `set` or `for`.
     fn give(&mut self, target: &Target, value: Value, node: &Node) -> Result<(), Trouble> {
         match (target, value) {
             (Target::One(name), value) => self.locals.push((Arc::clone(name), value)),
@@ -56,7 +56,7 @@ impl Evaluation<'_> {
                     Value::List(values) => format!("a list of {}", values.len()),
                     other => other.kind().to_owned(),
                 };
-                let why = format!("{} names cannot be given to {held}", names.len());
+                let why = format!("{0} names need a list of {0} entries, not {held}", names.len());
                 return self.step(node, |_| Err(why.into()));
             }
         }
@@ -68,7 +68,7 @@ impl Evaluation<'_> {
             Value::List(entries) => entries.to_vec(),
             Value::Map(members) => members.keys().map(|name| Value::Text(Arc::clone(name))).collect(),
             other => {
-                let why = format!("{} is no list to repeat for", other.kind());
+                let why = format!("for needs a list or an object, not {}", other.kind());
                 return self.step(&inner.list, |_| Err(why.into()));
             }
         };
@@ -103,7 +103,7 @@ impl Evaluation<'_> {
     }
 }
 
-/// What `loop` is.
+/// The value of `loop`.
 fn counter(at: usize, length: usize) -> Value {
     let members: Members = [
         ("index", Value::from(at + 1)),

@@ -22,7 +22,7 @@ fn value(at: At, work: &Work<'_>) -> Result<Value, Fail> {
     }
 }
 
-/// `datetime`: a text or a number as a moment.
+/// `datetime`: reads a text or a number as a date.
 pub(super) fn datetime(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
     if let Value::Text(text) = of {
         work.handle(text.len())?;
@@ -33,14 +33,14 @@ pub(super) fn datetime(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_
     let number = |number: f64| date_text::since_1970(number, unit, &zone);
     let at = match (of, form, unit) {
         (Value::Date(_), ..) => return Ok(of.clone()),
-        (_, Some(_), Some(_)) => return Err("a form and a unit exclude each other".into()),
+        (_, Some(_), Some(_)) => return Err("give a form or a unit, not both".into()),
         (Value::Text(text), Some(form), None) => date_text::parse_form(text, form, &zone, &account)?,
         (Value::Text(text), None, None) => date_text::parse_iso(text, &zone, &account)?,
         (Value::Text(text), None, Some(_)) => {
-            let given = text.trim().parse().map_err(|_| "the text is no number, which unit asks for")?;
+            let given = text.trim().parse().map_err(|_| "the text is not a number; unit needs one")?;
             number(given)?
         }
-        (_, Some(_), None) => return Err(format!("{} is no text, which a form asks for", of.kind()).into()),
+        (_, Some(_), None) => return Err(format!("{} is not a text; a form needs one", of.kind()).into()),
         (Value::Number(given), None, _) => number(given.as_f64())?,
         _ => return Err(no_date(of)),
     };
@@ -49,12 +49,12 @@ pub(super) fn datetime(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_
 
 fn no_date(of: &Value) -> Fail {
     match of {
-        Value::Number(_) => "a number is no date; put | datetime before this filter".into(),
-        other => format!("{} is no date; a text or a number is allowed", other.kind()).into(),
+        Value::Number(_) => "a number is not a date; put | datetime before this filter".into(),
+        other => format!("{} is not a date; a text or a number is allowed", other.kind()).into(),
     }
 }
 
-/// A moment, or a text that is one in an ISO form.
+/// Reads a date, or a text that is a date in an ISO form.
 fn moment(work: &mut Work<'_>, of: &Value) -> Result<At, Fail> {
     match of {
         Value::Date(moment) => Ok(moment.at.clone()),
@@ -84,7 +84,7 @@ pub(super) fn add(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) ->
     {
         return value(At::Zoned(moved), work);
     }
-    // Timestamps end before the calendar does.
+    // jiff's timestamps end shortly before the year 9999 ends. Beyond that the calendar date is used.
     let zone = zone_of(&at, work);
     let clock = match at {
         At::Zoned(at) => at.datetime(),
@@ -104,7 +104,7 @@ pub(super) fn add_business_days(work: &mut Work<'_>, of: &Value, arguments: &Arg
     let clock = value(at.clone(), work)?;
     let Value::Date(read) = &clock else { return Err(no_date(of)) };
     let mut date = read.clock().date();
-    // With no day left to count, a day off still becomes the next business day.
+    // With 0 days, a day off becomes the next business day.
     while left > 0 || !is_business_day(date, calendar) {
         date = if days < 0 { date.yesterday() } else { date.tomorrow() }.map_err(|_| date_text::out_of_range())?;
         left -= usize::from(is_business_day(date, calendar) && left > 0);
@@ -118,7 +118,7 @@ fn is_business_day(date: Date, calendar: &Calendar) -> bool {
     !is_weekend && calendar.holidays.binary_search(&date).is_err()
 }
 
-/// `at`: another time of the same day. One that the clocks leave out becomes the one after the gap.
+/// `at`: another time of the same day. A time that is skipped when the clock is set forward moves forward by the same gap.
 pub(super) fn at(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
     let time = date_text::parse_time(arguments.text(0).unwrap_or_default())?;
     let at = moment(work, of)?;

@@ -9,14 +9,14 @@ use crate::message::rules::parameters::Arguments;
 use crate::message::rules::value::{Absent, Lack, Value};
 use crate::message::rules::work::{Fail, Work};
 
-/// The entries of a list, each of which is looked at.
+/// The entries of a list. Each one costs a step.
 pub(super) fn entries<'v>(work: &mut Work<'_>, of: &'v Value) -> Result<&'v [Value], Fail> {
     match of {
         Value::List(entries) => {
             work.spend(entries.len())?;
             Ok(entries)
         }
-        other => Err(format!("{} is no list", other.kind()).into()),
+        other => Err(format!("{} is not a list", other.kind()).into()),
     }
 }
 
@@ -33,7 +33,7 @@ pub(super) fn length(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Resu
     }
 }
 
-/// `list`: a list as it is.
+/// `list`: a list, unchanged.
 pub(super) fn list(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
     entries(work, of)?;
     Ok(of.clone())
@@ -55,7 +55,7 @@ pub(super) fn last(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result
     Ok(entry.unwrap_or_else(|| none("last")))
 }
 
-/// What is taken of a list or text that has nothing.
+/// The missing entry of an empty list or text.
 fn none(which: &'static str) -> Value {
     Value::Missing(Arc::new(Absent { offset: 0, what: Lack::Entry(which) }))
 }
@@ -67,7 +67,7 @@ pub(super) fn reverse(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Res
     }
 }
 
-/// `join`: the texts of the entries, with a text between each two.
+/// `join`: the texts of the entries, with a separator between them.
 pub(super) fn join(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
     let between = arguments.text(0).unwrap_or_default();
     let mut joined = String::new();
@@ -80,7 +80,7 @@ pub(super) fn join(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -
     Ok(Value::from(joined))
 }
 
-/// A text as lists order it: upper and lower case count alike.
+/// The value that lists compare: a text in lower case, other values unchanged.
 fn folded(work: &mut Work<'_>, value: &Value) -> Result<Value, Fail> {
     match value {
         Value::Text(text) => {
@@ -91,7 +91,7 @@ fn folded(work: &mut Work<'_>, value: &Value) -> Result<Value, Fail> {
     }
 }
 
-/// A member of an entry, for filters with `attribute`; the entry itself where no attribute is given.
+/// The value that a filter with `attribute` uses: a member of the entry, or without `attribute` the entry itself.
 fn key(work: &mut Work<'_>, entry: &Value, attribute: Option<&str>) -> Result<Value, Fail> {
     let Some(name) = attribute else {
         return folded(work, entry);
@@ -107,13 +107,13 @@ pub(super) fn sort(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -
     for entry in entries(work, of)? {
         keyed.push((key(work, entry, attribute)?, entry.clone()));
     }
-    // As many comparisons as a sort needs.
+    // A sort needs about n × log2(n) comparisons.
     let rounds = usize::try_from(keyed.len().checked_ilog2().unwrap_or_default()).unwrap_or_default();
     work.spend(keyed.len().saturating_mul(rounds))?;
     let is_descending = arguments.flag(0);
     let mut wrong = None;
     keyed.sort_by(|(one, _), (other, _)| {
-        // The order must be total even where it is an error: `sort_by` panics otherwise.
+        // Values that cannot be compared need an order, too: `sort_by` can panic if the order is not total.
         let order = order(one, other).unwrap_or_else(|fail| {
             wrong.get_or_insert(fail);
             one.kind().cmp(other.kind())
@@ -129,11 +129,11 @@ pub(super) fn sort(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -
 fn order(one: &Value, other: &Value) -> Result<Ordering, Fail> {
     match one.order(other) {
         Some(order) => Ok(order?),
-        None => Err(format!("the list has {} and {}, which have no order", one.kind(), other.kind()).into()),
+        None => Err(format!("the list has {} and {}, which cannot be compared", one.kind(), other.kind()).into()),
     }
 }
 
-/// `unique`: the entries without those that are equal to an earlier one.
+/// `unique`: the entries, without repeated ones.
 pub(super) fn unique(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
     let mut seen: HashSet<(&str, String)> = HashSet::new();
     let mut kept = Vec::new();
@@ -190,7 +190,7 @@ pub(super) fn sum(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) ->
 /// `dictsort` and `items`: a list of the names and values of an object, by name.
 pub(super) fn items(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
     let Value::Map(members) = of else {
-        return Err(format!("{} is no object", of.kind()).into());
+        return Err(format!("{} is not an object", of.kind()).into());
     };
     work.spend(members.len())?;
     let mut all: Vec<(String, Value)> = Vec::new();

@@ -8,8 +8,8 @@ use crate::message::rules::work::{Fail, Work};
 fn number(of: &Value) -> Result<&Number, Fail> {
     match of {
         Value::Number(number) => Ok(number),
-        Value::Text(_) => Err("a text is no number; write | int or | float before this filter".into()),
-        other => Err(format!("{} is no number", other.kind()).into()),
+        Value::Text(_) => Err("a text is not a number; write | int or | float before this filter".into()),
+        other => Err(format!("{} is not a number", other.kind()).into()),
     }
 }
 
@@ -18,16 +18,16 @@ fn is_as_in_json(text: &str) -> bool {
     serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
 }
 
-/// The number that a value is, or that its text spells.
+/// Reads a number, a text that spells one, or a boolean as 0 or 1.
 fn read(work: &mut Work<'_>, of: &Value) -> Result<Number, Fail> {
     match of {
         Value::Text(text) => {
             work.handle(text.len())?;
             let text = text.trim();
-            // A float's other names are no numbers here.
+            // Texts such as "inf" and "NaN" are not numbers here.
             let is_plain = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E');
             let known = if text.chars().all(is_plain) { Number::spelled(text) } else { None };
-            let known = known.ok_or("the text is no number")?;
+            let known = known.ok_or("the text is not a number")?;
             Ok(if is_as_in_json(text) { known } else { known.plain() })
         }
         Value::Bool(on) => Ok(Number::from(i128::from(*on))),
@@ -35,7 +35,7 @@ fn read(work: &mut Work<'_>, of: &Value) -> Result<Number, Fail> {
     }
 }
 
-/// `int`: a whole number, what follows the point left out.
+/// `int`: a whole number. Digits after the point are cut off.
 pub(super) fn int(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
     let whole = |number: Number| {
         let plain = number.as_whole().map(Number::from);

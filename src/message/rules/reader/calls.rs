@@ -13,7 +13,7 @@ use crate::message::rules::value::Value;
 /// Parameters of `default`.
 const DEFAULT: &[Parameter] =
     &[parameters::optional("default_value", Takes::Any), parameters::optional("boolean", Takes::Flag)];
-/// Parameters of `map` where it is given a member's name.
+/// Parameters of `map` with a member's name.
 const MEMBERS: &[Parameter] =
     &[parameters::needed("attribute", Takes::Member), parameters::optional("default", Takes::Any)];
 /// Parameters of `x.get`.
@@ -150,7 +150,7 @@ impl Reader<'_> {
         [(); 2].map(|()| given.next().flatten().map(Box::new))
     }
 
-    /// What is given for each parameter; what stands in the rule is checked.
+    /// The argument for each parameter. Constants are checked here.
     fn arguments(
         &mut self,
         of: &str,
@@ -198,7 +198,7 @@ impl Reader<'_> {
         given
     }
 
-    /// The one thing that can be called is `get`.
+    /// Reads a call. Only the method `get` can be called.
     pub(super) fn call(&mut self, call: &ast::Call<'_>, offset: usize) -> Expr {
         match call.identify_call() {
             CallType::Function(name) => {

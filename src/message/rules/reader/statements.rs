@@ -25,10 +25,7 @@ impl Reader<'_> {
         let (name, span) = match parsed {
             ParsedStmt::EmitRaw(raw) => {
                 if let Some(at) = single_brace(raw.raw) {
-                    self.fault(
-                        start(raw.span()) + at,
-                        "what is filled in stands in two braces, without $: {{ body.… }}",
-                    );
+                    self.fault(start(raw.span()) + at, "write a variable in two braces, without $: {{ body.… }}");
                 }
                 return Some(Stmt::Raw(raw.raw.to_owned()));
             }
@@ -101,7 +98,7 @@ impl Reader<'_> {
             }
         }
         if given.is_empty() || given.len() < names.len() {
-            self.fault(start(target.span()), "a value can only be given to plain names");
+            self.fault(start(target.span()), "set and for need plain names, such as x");
         }
         match (target, given.pop()) {
             (Parsed::Var(_), Some(name)) => Target::One(name),
@@ -113,7 +110,7 @@ impl Reader<'_> {
     }
 }
 
-/// Where a text has one brace before a variable: it is sent as it is.
+/// The place of a single brace before a variable, which is almost always a mistake for two.
 fn single_brace(text: &str) -> Option<usize> {
     let is_variable = |rest: &str| ["body.", "headers.", "ce.", "task."].iter().any(|name| rest.starts_with(name));
     let mut braces = text.match_indices('{').map(|(at, _)| at);

@@ -21,7 +21,7 @@ pub(in super::super) struct FakeLedger {
     pub(in super::super) reads: AtomicU64,
     pub(in super::super) is_exclusive: AtomicBool,
     pub(in super::super) fails_to_read: AtomicBool,
-    /// Whether what it knows about itself cannot be written.
+    /// Whether it refuses to write its own id and state.
     pub(in super::super) refuses_about: AtomicBool,
     open_claims: AtomicI32,
     pub(in super::super) most_open_claims: AtomicI32,
