@@ -33,7 +33,7 @@ enum TripCause {
 
 /// A request that failed for a reason outside its message.
 #[derive(Clone, Debug)]
-pub struct Failed {
+pub struct LastFailure {
     /// When that was known.
     pub at: Timestamp,
     /// Why, in the CRM's words where there are any.
@@ -66,7 +66,7 @@ struct State {
     ledger_is_down: bool,
     /// The earliest moment for another request, by `crm.requests_per_second`.
     next_request: Option<Instant>,
-    last_failure: Option<Failed>,
+    last_failure: Option<LastFailure>,
     last_reported: Option<BlockReason>,
     /// When that was reported.
     since: Timestamp,
@@ -146,7 +146,7 @@ impl TokenSlot {
         let hint = classified.retry_after.map(|hint| hint.min(gate.retry_after_max));
         gate.update(|state, now| {
             if classified.outcome.is_failure() {
-                state.last_failure = Some(Failed { at: gate.clock.now(), reason: classified.reason.clone() });
+                state.last_failure = Some(LastFailure { at: gate.clock.now(), reason: classified.reason.clone() });
             }
             self.report_crm(state, classified.outcome, hint, now);
             self.report_token(state, classified, hint, now);
@@ -334,7 +334,7 @@ impl Gate {
 
     /// The latest request that failed for a reason outside its message.
     #[must_use]
-    pub fn last_failure(&self) -> Option<Failed> {
+    pub fn last_failure(&self) -> Option<LastFailure> {
         self.lock().last_failure.clone()
     }
 

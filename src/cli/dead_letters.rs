@@ -91,7 +91,7 @@ struct Tool {
 }
 
 /// A confirmed action.
-struct Agreed<'a> {
+struct ConfirmedAction<'a> {
     message_action: &'a MessageAction,
     plan: &'a ActionPlan,
     ledger: &'a LedgerAccess,
@@ -110,7 +110,7 @@ impl Tool {
     }
 
     /// Runs a confirmed action with a progress bar, and writes the audit record.
-    async fn carry_out(&self, agreed: &Agreed<'_>) -> RunResult {
+    async fn carry_out(&self, agreed: &ConfirmedAction<'_>) -> RunResult {
         let (action, chosen, count) = (audit::new_action(), agreed.plan.fingerprints(), agreed.plan.count());
         let bar = progress(count, agreed.message_action.as_str());
         let run = Run {

@@ -18,7 +18,7 @@ use crate::dead_letters::audit::{MOST_IDS, Record};
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::plan::ExclusionReason;
-use crate::dead_letters::run::{Edited, Handled, MessageAction, Run, RunResult};
+use crate::dead_letters::run::{Edited, MessageAction, MessageResult, Run, RunResult};
 use crate::dead_letters::scan::HOLD;
 use crate::observe::ledger_page::LedgerResult;
 
@@ -148,10 +148,10 @@ impl App {
             stop,
         };
         let kept = Mutex::new(Ok(()));
-        let on_handled = |print: u128, acted: &Handled| {
+        let on_handled = |print: u128, acted: &MessageResult| {
             let (state, why) = match acted {
-                Handled::Done | Handled::AckLost => ("sent", None),
-                Handled::Skipped(why) => ("skipped", Some(*why)),
+                MessageResult::Done | MessageResult::AckLost => ("sent", None),
+                MessageResult::Skipped(why) => ("skipped", Some(*why)),
             };
             if let Err(why) = self.store.mark(&action.id, print, state, why) {
                 *kept.lock().unwrap_or_else(PoisonError::into_inner) = Err(why);

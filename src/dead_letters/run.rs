@@ -76,7 +76,7 @@ impl MessageAction {
 
 /// The result for one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Handled {
+pub enum MessageResult {
     /// It was removed from its queue, after RabbitMQ confirmed its copy. A discard for good makes no copy.
     Done,
     /// It was copied, but RabbitMQ may not have received the ack, so the original may still be there.
@@ -140,7 +140,7 @@ pub struct Run<'a> {
 pub type FoundInCrm<'a> = &'a (dyn Fn(&str) -> Result<bool, String> + Send + Sync);
 
 /// Called with the result of each message.
-pub type OnHandled<'a> = &'a (dyn Fn(u128, &Handled) + Sync);
+pub type OnHandled<'a> = &'a (dyn Fn(u128, &MessageResult) + Sync);
 
 impl Run<'_> {
     /// Runs it to its end.
@@ -226,9 +226,9 @@ impl RunState<'_> {
             // Open work finishes after an error, too: otherwise the next scan sees the same messages again.
             while let Some(acted) = acting.next().await {
                 match acted {
-                    Ok(Handled::Done) => self.ended.done += 1,
-                    Ok(Handled::AckLost) => self.ended.ack_lost += 1,
-                    Ok(Handled::Skipped(why)) => *self.ended.skipped.entry(why).or_default() += 1,
+                    Ok(MessageResult::Done) => self.ended.done += 1,
+                    Ok(MessageResult::AckLost) => self.ended.ack_lost += 1,
+                    Ok(MessageResult::Skipped(why)) => *self.ended.skipped.entry(why).or_default() += 1,
                     Err(error) => {
                         failed.store(true, Ordering::Relaxed);
                         problem.get_or_insert(error);
@@ -255,7 +255,7 @@ fn acting<'a>(
     filtered: FilteredScan<'a>,
     publisher: &'a Publisher,
     on_handled: OnHandled<'a>,
-) -> BoxStream<'a, Result<Handled, String>> {
+) -> BoxStream<'a, Result<MessageResult, String>> {
     let (run, skipped) = (filtered.run, filtered.skipped);
     let taken = futures_util::stream::unfold(filtered, next_of);
     taken.map(move |next| settle(run, publisher, next, on_handled, skipped)).buffer_unordered(AT_A_TIME).boxed()
@@ -273,17 +273,17 @@ fn settle<'a>(
     next: NextMessage,
     on_handled: OnHandled<'a>,
     skipped: &'a Mutex<HashSet<u128>>,
-) -> BoxFuture<'a, Result<Handled, String>> {
+) -> BoxFuture<'a, Result<MessageResult, String>> {
     Box::pin(async move {
         let (found, print, acker) = next?;
         let acted = act(run, publisher, &found).await?;
         // Frees the body before the ack: bodies can be large, and the ack can take long.
         drop(found);
         let acted = match &acted {
-            Handled::Done if acker.ack().await.is_err() => Handled::AckLost,
-            Handled::Done | Handled::AckLost | Handled::Skipped(_) => acted,
+            MessageResult::Done if acker.ack().await.is_err() => MessageResult::AckLost,
+            MessageResult::Done | MessageResult::AckLost | MessageResult::Skipped(_) => acted,
         };
-        if matches!(acted, Handled::Skipped(_)) {
+        if matches!(acted, MessageResult::Skipped(_)) {
             skipped.lock().unwrap_or_else(PoisonError::into_inner).insert(print);
         }
         on_handled(print, &acted);
@@ -342,12 +342,12 @@ impl FilteredScan<'_> {
 }
 
 /// Copies one message. On success RabbitMQ has confirmed the copy.
-async fn act(run: &Run<'_>, publisher: &Publisher, found: &FetchedMessage) -> Result<Handled, String> {
+async fn act(run: &Run<'_>, publisher: &Publisher, found: &FetchedMessage) -> Result<MessageResult, String> {
     let (queues, now) = (&run.dead_letters.queues, run.dead_letters.clock.now());
     let from = queues.of(found.source);
     let edited_body;
     let (queue, body, properties): (&str, &[u8], Properties) = match run.message_action {
-        MessageAction::Discard { for_good: true, .. } => return Ok(Handled::Done),
+        MessageAction::Discard { for_good: true, .. } => return Ok(MessageResult::Done),
         MessageAction::Discard { reason, .. } => {
             (&queues.discarded, &found.message.body, copy::discarded(found, from, run.action, reason, now))
         }
@@ -359,11 +359,11 @@ async fn act(run: &Run<'_>, publisher: &Publisher, found: &FetchedMessage) -> Re
             let id = found.dead_letter.id();
             let is_created = run.ledger.is_created_by_now(id).await;
             if is_created && edited.new_id.is_none() {
-                return Ok(Handled::Skipped("created since the count"));
+                return Ok(MessageResult::Skipped("created since the count"));
             }
             // If the task was created, the message gets a new id here: task and check mark belong to another message.
             if !is_created && (run.found_in_crm)(id)? {
-                return Ok(Handled::Skipped("found in the CRM since the count, and checked off in the console"));
+                return Ok(MessageResult::Skipped("found in the CRM since the count, and checked off in the console"));
             }
             edited_body = match body {
                 Some(body) => body.clone(),
@@ -377,7 +377,7 @@ async fn act(run: &Run<'_>, publisher: &Publisher, found: &FetchedMessage) -> Re
         sent = publisher.publish(queue, body, properties) => sent.map_err(|error| refusal(queue, &error)),
         () = run.finish_time_is_over() => Err("RabbitMQ did not confirm its copy in time".to_owned()),
     };
-    sent.map(|()| Handled::Done).map_err(|why| {
+    sent.map(|()| MessageResult::Done).map_err(|why| {
         format!(
             "{}: {why}; the message stays on its queue. If its copy arrived all the same, both are one task",
             crate::visible::line(found.dead_letter.id())

@@ -46,7 +46,7 @@ use context::{Context, MAX_ID, Variables};
 use moment::Calendar;
 use template::Template;
 use value::{Members, Value};
-use work::Fail;
+use work::FailureReason;
 
 /// The longest digest of rules that is shown, in hexadecimal digits.
 const DIGEST_DIGITS: usize = 16;
@@ -211,8 +211,8 @@ impl Rules {
         match condition::try_on(condition, &context) {
             Ok(Tried::True) => Ok(None),
             Ok(Tried::False(part)) => Ok(Some(Reason::False(part))),
-            Err(Fail::Missing(text)) => Ok(Some(Reason::Missing(text))),
-            Err(Fail::Wrong(text)) => Err(failed(&rule.name, "when", &text)),
+            Err(FailureReason::Missing(text)) => Ok(Some(Reason::Missing(text))),
+            Err(FailureReason::Wrong(text)) => Err(failed(&rule.name, "when", &text)),
         }
     }
 
@@ -271,7 +271,7 @@ impl Rules {
 
     /// The value of a field twice: as other fields read it, and as it is sent. `None` if the field is absent.
     fn field(field: &Field, context: &Context) -> Result<Option<(Value, FieldValue)>, String> {
-        let value = field.template.value(context).map_err(Fail::into_text)?;
+        let value = field.template.value(context).map_err(FailureReason::into_text)?;
         let result = field_value::field(field.name, &value).map_err(|why| field.template.unusable(why))?;
         Ok(result.map(|result| (value, result)))
     }

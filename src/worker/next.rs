@@ -91,7 +91,7 @@ impl Worker {
     /// The disposition of a message whose processing was interrupted.
     pub(super) async fn aborted(&self, d: &mut DeliveryContext<'_>, abort: Abort) -> Disposition {
         match abort {
-            Abort::Deadline if self.needs_redelivered_flag(d).await => Disposition::Requeue,
+            Abort::Deadline if self.is_decision_outdated(d).await => Disposition::Requeue,
             Abort::Deadline => {
                 // After a request the ledger's entry has been reset for this replay; the held copy must not reset it again.
                 d.state.is_replay &= d.last_attempt.is_none();
@@ -101,9 +101,9 @@ impl Worker {
         }
     }
 
-    /// Whether only RabbitMQ's flag says that another worker may have sent the message. A copy loses that flag. It is needed until
-    /// the message is decided, and again if the ledger has lost its entries since then.
-    async fn needs_redelivered_flag(&self, d: &DeliveryContext<'_>) -> bool {
+    /// Whether only RabbitMQ's flag says that another worker may have sent the message: it has not been decided, or the ledger has
+    /// lost its entries since then. A copy has no such flag, so the message must not be held or dead-lettered.
+    pub(super) async fn is_decision_outdated(&self, d: &DeliveryContext<'_>) -> bool {
         if !d.message.was_delivered_before() || d.attempts_made > 0 {
             return false;
         }

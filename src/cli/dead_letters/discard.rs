@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::choice::{Choice, Missing, USAGE};
-use super::{Agreed, Tool, failed, finish, warn};
+use super::{ConfirmedAction, Tool, failed, finish, warn};
 use crate::cli::{Error, print};
 use crate::count::{counted, either, grouped};
 use crate::dead_letters::Source;
@@ -87,7 +87,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let message_action = MessageAction::Discard { reason: args.reason.clone(), for_good: args.for_good };
     let ledger = LedgerAccess::Unavailable(String::new());
     let (rate, hold) = (args.choice.rate, args.choice.hold);
-    let agreed = Agreed {
+    let agreed = ConfirmedAction {
         message_action: &message_action,
         plan: &plan,
         ledger: &ledger,

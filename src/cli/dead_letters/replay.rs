@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::choice::{Choice, Missing, USAGE, set_note};
 use super::draft::{Draft, editor};
-use super::{Agreed, Tool, failed, finish, warn};
+use super::{ConfirmedAction, Tool, failed, finish, warn};
 use crate::cli::{Error, FAILED, print};
 use crate::clock::rfc3339;
 use crate::config::{LedgerStore, Sources};
@@ -98,7 +98,7 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
     }
     let before = only.as_ref().map(|found| found.message.body.as_slice());
     let message_action = message_action(tool, args, before, draft.as_ref().map(|(_, body)| body.clone()));
-    let agreed = Agreed {
+    let agreed = ConfirmedAction {
         message_action: &message_action,
         plan: &plan,
         ledger: &ledger,

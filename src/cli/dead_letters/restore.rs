@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::choice::{Choice, Missing};
-use super::{Agreed, Tool, failed, finish, warn};
+use super::{ConfirmedAction, Tool, failed, finish, warn};
 use crate::cli::{Error, print};
 use crate::count::counted;
 use crate::dead_letters::Source;
@@ -54,7 +54,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     }
     args.choice.confirm(tool, "restored", &format!("Restore {}?", counted(plan.count(), "message"))).await?;
     let ledger = LedgerAccess::Unavailable(String::new());
-    let agreed = Agreed {
+    let agreed = ConfirmedAction {
         message_action: &MessageAction::Restore,
         plan: &plan,
         ledger: &ledger,

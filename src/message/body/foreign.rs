@@ -7,7 +7,7 @@ use crate::json_object::Members;
 pub(super) const GZIP: &[u8] = b"\x1f\x8b";
 
 /// The first bytes of a format, its name, and what its publisher can do.
-type Beginning = (&'static [u8], &'static str, &'static str);
+type MagicNumber = (&'static [u8], &'static str, &'static str);
 
 const AS_DATA: &str = "send the JSON as bytes, in a data section";
 const AS_JSON: &str = "send JSON as UTF-8 text";
@@ -15,7 +15,7 @@ const UNCOMPRESSED: &str = "send it uncompressed, or as gzip with the property c
 
 /// AMQP 1.0 sections begin with a descriptor (part 3, section 3.2): RabbitMQ leaves them in a body that it converts for
 /// AMQP 0-9-1. The others are the magic numbers of their formats.
-const BEGINNINGS: [Beginning; 31] = [
+const MAGIC_NUMBERS: [MagicNumber; 31] = [
     (b"\x00\x53\x77", "an AMQP 1.0 value (section amqp-value)", AS_DATA),
     (b"\x00\x53\x76", "an AMQP 1.0 sequence (section amqp-sequence)", AS_DATA),
     (b"\x00\x53\x75", "an AMQP 1.0 data section with its descriptor", AS_DATA),
@@ -59,8 +59,8 @@ pub(crate) fn input(bytes: &[u8]) -> Option<String> {
     beginning(bytes).map(|(_, what, _)| format!("it is {what}, not JSON as UTF-8 text"))
 }
 
-fn beginning(bytes: &[u8]) -> Option<&'static Beginning> {
-    BEGINNINGS.iter().find(|(start, ..)| bytes.starts_with(start))
+fn beginning(bytes: &[u8]) -> Option<&'static MagicNumber> {
+    MAGIC_NUMBERS.iter().find(|(start, ..)| bytes.starts_with(start))
 }
 
 /// Names the format of a body that is not UTF-8 from `byte` on.

@@ -38,7 +38,7 @@ fn compile(events: &Events, task: &config::Task, timezone: &TimeZone) -> Result<
     let mut problems = Vec::new();
     let mut rules = Vec::new();
     for text in &events.rules {
-        let notes = Notes { rule: text, calendar: &calendar, mapping: &mapping, problems: &mut problems };
+        let notes = RuleProblems { rule: text, calendar: &calendar, mapping: &mapping, problems: &mut problems };
         rules.extend(rule(text, notes));
     }
     if !problems.is_empty() {
@@ -66,7 +66,7 @@ fn digests(events: &Events, timezone: &TimeZone) -> (Arc<str>, Arc<str>) {
 }
 
 /// Notes what is wrong with one rule.
-struct Notes<'a> {
+struct RuleProblems<'a> {
     rule: &'a RuleText,
     calendar: &'a Arc<Calendar>,
     /// Validates the task.
@@ -74,7 +74,7 @@ struct Notes<'a> {
     problems: &'a mut Vec<Problem>,
 }
 
-impl Notes<'_> {
+impl RuleProblems<'_> {
     fn add(&mut self, place: &str, message: impl Into<String>) {
         let key = format!("rule {}, {place}", self.rule.name);
         self.problems.push(Problem::new(key, &self.rule.source, message));
@@ -118,7 +118,7 @@ impl Notes<'_> {
     }
 }
 
-fn rule(text: &RuleText, mut notes: Notes<'_>) -> Option<Rule> {
+fn rule(text: &RuleText, mut notes: RuleProblems<'_>) -> Option<Rule> {
     if let Some(Err(message)) = text.routing_key.as_deref().map(pattern::check) {
         notes.add("routing_key", message);
     }
@@ -140,7 +140,7 @@ fn rule(text: &RuleText, mut notes: Notes<'_>) -> Option<Rule> {
     Some(Rule { name: text.name.as_str().into(), pattern, condition, message_id, fields })
 }
 
-fn when(source: &str, notes: &mut Notes<'_>) -> Option<Template> {
+fn when(source: &str, notes: &mut RuleProblems<'_>) -> Option<Template> {
     if source.trim_start().starts_with("{{") {
         notes.add("when", "is an expression without braces: write body.csat <= 2, for example");
         return None;
@@ -162,7 +162,7 @@ fn when(source: &str, notes: &mut Notes<'_>) -> Option<Template> {
     Some(template)
 }
 
-fn message_id(source: &str, notes: &mut Notes<'_>) -> Option<Template> {
+fn message_id(source: &str, notes: &mut RuleProblems<'_>) -> Option<Template> {
     const PLACE: &str = "message_id";
     let template = notes.template(PLACE, Template::new(source))?;
     notes.forbid(
@@ -184,7 +184,7 @@ fn message_id(source: &str, notes: &mut Notes<'_>) -> Option<Template> {
     Some(template)
 }
 
-fn fields(given: &BTreeMap<String, Scalar>, notes: &mut Notes<'_>) -> BTreeMap<&'static str, Template> {
+fn fields(given: &BTreeMap<String, Scalar>, notes: &mut RuleProblems<'_>) -> BTreeMap<&'static str, Template> {
     let mut templates = BTreeMap::new();
     let mut fixed = BTreeMap::new();
     for (name, value) in given {
@@ -231,7 +231,7 @@ fn template(field: &str, value: &Scalar) -> Result<Template, String> {
 }
 
 /// Notes fields that a template uses and that its rule does not have.
-fn references(field: &str, template: &Template, given: &BTreeMap<String, Scalar>, notes: &mut Notes<'_>) {
+fn references(field: &str, template: &Template, given: &BTreeMap<String, Scalar>, notes: &mut RuleProblems<'_>) {
     let place = format!("field {field}");
     for name in &template.names.fields {
         if given.contains_key(name) {
@@ -244,7 +244,7 @@ fn references(field: &str, template: &Template, given: &BTreeMap<String, Scalar>
 }
 
 /// Sorts the fields, so that each one comes after the fields that it uses.
-fn in_order(templates: BTreeMap<&'static str, Template>, notes: &mut Notes<'_>) -> Option<Vec<Field>> {
+fn in_order(templates: BTreeMap<&'static str, Template>, notes: &mut RuleProblems<'_>) -> Option<Vec<Field>> {
     let known: BTreeSet<&'static str> = templates.keys().copied().collect();
     let mut waiting: Vec<Field> = Vec::new();
     for (name, template) in templates {

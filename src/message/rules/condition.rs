@@ -1,11 +1,11 @@
 //! `when`: decides whether a rule matches a message, and which part of the expression decided it.
 
 use super::context::Context;
-use super::evaluate::{Evaluation, Trouble};
+use super::evaluate::{Evaluation, EvaluationError};
 use super::template::Template;
 use super::tree::{Expr, Node};
 use super::value::Value;
-use super::work::Fail;
+use super::work::FailureReason;
 
 /// The result of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(super) enum Tried {
 ///
 /// # Errors
 /// A value that is compared is missing, or cannot be compared; or the result is neither true nor false.
-pub(super) fn try_on(condition: &Template, context: &Context) -> Result<Tried, Fail> {
+pub(super) fn try_on(condition: &Template, context: &Context) -> Result<Tried, FailureReason> {
     let Some(node) = condition.node() else {
         return Err("the condition is not an expression".into());
     };
@@ -31,7 +31,7 @@ pub(super) fn try_on(condition: &Template, context: &Context) -> Result<Tried, F
     match value {
         Value::Bool(true) => Ok(Tried::True),
         Value::Bool(false) => Ok(Tried::False(part.to_owned())),
-        Value::Null => Err(Fail::Missing(format!("{part} is null"))),
+        Value::Null => Err(FailureReason::Missing(format!("{part} is null"))),
         other => match condition.missing(&other) {
             Some(fail) => Err(fail),
             None => Err(format!("{part} is {}; true or false is needed", other.kind()).into()),
@@ -39,7 +39,11 @@ pub(super) fn try_on(condition: &Template, context: &Context) -> Result<Tried, F
     }
 }
 
-fn decide<'n>(evaluation: &mut Evaluation<'_>, node: &'n Node, decided: &mut &'n Node) -> Result<Value, Trouble> {
+fn decide<'n>(
+    evaluation: &mut Evaluation<'_>,
+    node: &'n Node,
+    decided: &mut &'n Node,
+) -> Result<Value, EvaluationError> {
     match &node.expr {
         Expr::And(left, right) => {
             let value = decide(evaluation, left, decided)?;

@@ -8,16 +8,16 @@ use super::number::Arithmetic;
 use super::operators::{ComparisonOperator, calculate, compare, concatenate};
 use super::parameters::{Arguments, Parameter};
 use super::tree::{Call, Expr, Node, Part};
-use super::value::{Absent, Lack, Members, Value};
-use super::work::{Fail, Work};
+use super::value::{Members, MissingKind, MissingValue, Value};
+use super::work::{FailureReason, Work};
 
 mod filters;
 mod statements;
 
 /// Why a template gives no value, and where.
 #[derive(Clone, Debug)]
-pub(super) struct Trouble {
-    pub(super) fail: Fail,
+pub(super) struct EvaluationError {
+    pub(super) fail: FailureReason,
     /// The first and the last byte of the part that is wrong.
     pub(super) start: usize,
     pub(super) end: usize,
@@ -45,12 +45,13 @@ impl<'a> Evaluation<'a> {
     ///
     /// # Errors
     /// It uses a missing value, or an operation does not work with these values.
-    pub(super) fn value(&mut self, node: &Node) -> Result<Value, Trouble> {
+    pub(super) fn value(&mut self, node: &Node) -> Result<Value, EvaluationError> {
         self.step(node, |work| work.spend(1))?;
         match &node.expr {
             Expr::Constant(value) => Ok(value.clone()),
             Expr::Variable(name) => {
-                let absent = || Value::Missing(Arc::new(Absent { offset: node.start, what: Lack::Variable(name) }));
+                let absent =
+                    || Value::Missing(Arc::new(MissingValue { offset: node.start, what: MissingKind::Variable(name) }));
                 Ok(self.context.variable(name).unwrap_or_else(absent))
             }
             Expr::Local(name) => Ok(self.local(name, node)),
@@ -92,7 +93,8 @@ impl<'a> Evaluation<'a> {
                 self.test(node, &value, call).map(Value::from)
             }
             Expr::List(items) => {
-                let entries: Result<Vec<Value>, Trouble> = items.iter().map(|item| self.present(item)).collect();
+                let entries: Result<Vec<Value>, EvaluationError> =
+                    items.iter().map(|item| self.present(item)).collect();
                 entries.map(Value::from)
             }
             Expr::Map(members) => self.map(members),
@@ -103,7 +105,7 @@ impl<'a> Evaluation<'a> {
     ///
     /// # Errors
     /// The value is missing. Also the errors of [`Self::value`].
-    pub(super) fn present(&mut self, node: &Node) -> Result<Value, Trouble> {
+    pub(super) fn present(&mut self, node: &Node) -> Result<Value, EvaluationError> {
         match self.value(node)? {
             Value::Missing(absent) => Err(missing(&absent, node)),
             value => Ok(value),
@@ -111,13 +113,18 @@ impl<'a> Evaluation<'a> {
     }
 
     /// Does a piece of work. Its errors get the place of `node`.
-    fn step<T>(&mut self, node: &Node, work: impl FnOnce(&mut Work<'a>) -> Result<T, Fail>) -> Result<T, Trouble> {
-        work(&mut self.work).map_err(|fail| Trouble { fail, start: node.start, end: node.end })
+    fn step<T>(
+        &mut self,
+        node: &Node,
+        work: impl FnOnce(&mut Work<'a>) -> Result<T, FailureReason>,
+    ) -> Result<T, EvaluationError> {
+        work(&mut self.work).map_err(|fail| EvaluationError { fail, start: node.start, end: node.end })
     }
 
     fn local(&self, name: &str, node: &Node) -> Value {
         let found = self.locals.iter().rev().find(|(known, _)| &**known == name);
-        let absent = || Value::Missing(Arc::new(Absent { offset: node.start, what: Lack::Name(name.to_owned()) }));
+        let absent =
+            || Value::Missing(Arc::new(MissingValue { offset: node.start, what: MissingKind::Name(name.to_owned()) }));
         found.map_or_else(absent, |(_, value)| value.clone())
     }
 
@@ -130,13 +137,13 @@ impl<'a> Evaluation<'a> {
             _ => None,
         };
         found.unwrap_or_else(|| {
-            let what = Lack::Member(self.piece(of).to_owned(), holder, name.to_owned());
-            Value::Missing(Arc::new(Absent { offset: node.start, what }))
+            let what = MissingKind::Member(self.piece(of).to_owned(), holder, name.to_owned());
+            Value::Missing(Arc::new(MissingValue { offset: node.start, what }))
         })
     }
 
     /// A member or an entry `x[key]`.
-    fn item(&mut self, node: &Node, of: &Node, key: &Node) -> Result<Value, Trouble> {
+    fn item(&mut self, node: &Node, of: &Node, key: &Node) -> Result<Value, EvaluationError> {
         let holder = self.value(of)?;
         if let Value::Missing(_) = holder {
             return Ok(holder);
@@ -155,12 +162,12 @@ impl<'a> Evaluation<'a> {
             }
             _ => None,
         };
-        let lookup = || Lack::Lookup(self.piece(of).to_owned(), holder.clone(), self.piece(key).to_owned());
-        Ok(found.unwrap_or_else(|| Value::Missing(Arc::new(Absent { offset: node.start, what: lookup() }))))
+        let lookup = || MissingKind::Lookup(self.piece(of).to_owned(), holder.clone(), self.piece(key).to_owned());
+        Ok(found.unwrap_or_else(|| Value::Missing(Arc::new(MissingValue { offset: node.start, what: lookup() }))))
     }
 
     /// The error for a key of an object that is not text. `advice` is used if the key is not a constant.
-    fn no_key(&mut self, key: &Node, given: &Value, advice: &str) -> Result<Value, Trouble> {
+    fn no_key(&mut self, key: &Node, given: &Value, advice: &str) -> Result<Value, EvaluationError> {
         let advice = match key.expr {
             Expr::Constant(_) => format!("; write '{}'", self.piece(key)),
             _ => advice.to_owned(),
@@ -170,7 +177,13 @@ impl<'a> Evaluation<'a> {
     }
 
     /// `x[from:to]` of a list or a text. A bound beyond its end counts as its end.
-    fn slice(&mut self, node: &Node, of: &Node, from: Option<&Part>, to: Option<&Part>) -> Result<Value, Trouble> {
+    fn slice(
+        &mut self,
+        node: &Node,
+        of: &Node,
+        from: Option<&Part>,
+        to: Option<&Part>,
+    ) -> Result<Value, EvaluationError> {
         let value = self.present(of)?;
         let length = match &value {
             Value::Text(text) => text.chars().count(),
@@ -195,7 +208,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    fn bound(&mut self, part: Option<&Part>, length: usize, other: usize) -> Result<usize, Trouble> {
+    fn bound(&mut self, part: Option<&Part>, length: usize, other: usize) -> Result<usize, EvaluationError> {
         let Some(part) = part else { return Ok(other) };
         match self.present(part)? {
             Value::Number(number) if number.as_whole().is_some() => {
@@ -212,7 +225,7 @@ impl<'a> Evaluation<'a> {
     }
 
     /// `x.get(key, other)`: the member; if there is none, `other`, or null without `other`.
-    fn get(&mut self, node: &Node, of: &Node, key: &Node, other: Option<&Part>) -> Result<Value, Trouble> {
+    fn get(&mut self, node: &Node, of: &Node, key: &Node, other: Option<&Part>) -> Result<Value, EvaluationError> {
         let found = match (self.present(of)?, self.present(key)?) {
             (Value::Map(members), Value::Text(name)) => members.get(&name).cloned(),
             (Value::Map(_), key) => {
@@ -231,7 +244,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    fn negative(&mut self, node: &Node, inner: &Node) -> Result<Value, Trouble> {
+    fn negative(&mut self, node: &Node, inner: &Node) -> Result<Value, EvaluationError> {
         match self.present(inner)? {
             Value::Number(number) => self.step(node, |_| Ok(Value::from(number.negated()?))),
             value => {
@@ -242,7 +255,12 @@ impl<'a> Evaluation<'a> {
     }
 
     /// `a < b < c`: true if each pair is. After a false pair the rest is not evaluated.
-    fn compare(&mut self, node: &Node, first: &Node, rest: &[(ComparisonOperator, Node)]) -> Result<Value, Trouble> {
+    fn compare(
+        &mut self,
+        node: &Node,
+        first: &Node,
+        rest: &[(ComparisonOperator, Node)],
+    ) -> Result<Value, EvaluationError> {
         let (mut left, mut text) = (self.present(first)?, self.operand(first));
         for (operator, part) in rest {
             let (right, right_text) = (self.present(part)?, self.operand(part));
@@ -255,7 +273,13 @@ impl<'a> Evaluation<'a> {
         Ok(Value::Bool(true))
     }
 
-    fn calculate(&mut self, node: &Node, operator: Arithmetic, left: &Node, right: &Node) -> Result<Value, Trouble> {
+    fn calculate(
+        &mut self,
+        node: &Node,
+        operator: Arithmetic,
+        left: &Node,
+        right: &Node,
+    ) -> Result<Value, EvaluationError> {
         let texts = (self.operand(left), self.operand(right));
         let (left, right) = (self.present(left)?, self.present(right)?);
         self.step(node, |work| calculate(work, operator, &left, &right, texts))
@@ -269,7 +293,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    fn map(&mut self, given: &[(Node, Node)]) -> Result<Value, Trouble> {
+    fn map(&mut self, given: &[(Node, Node)]) -> Result<Value, EvaluationError> {
         let mut members = Members::new();
         for (key, value) in given {
             match self.present(key)? {
@@ -285,7 +309,7 @@ impl<'a> Evaluation<'a> {
         &mut self,
         call: &'c Call<T>,
         parameters: &'static [Parameter],
-    ) -> Result<Arguments<'c>, Trouble> {
+    ) -> Result<Arguments<'c>, EvaluationError> {
         let mut given = Vec::with_capacity(call.given.len());
         for (argument, parameter) in call.given.iter().zip(parameters) {
             let Some(node) = argument else {
@@ -306,9 +330,9 @@ impl<'a> Evaluation<'a> {
 }
 
 /// The error for a missing value that is needed.
-pub(super) fn missing(absent: &Absent, node: &Node) -> Trouble {
-    let fail = Fail::Missing(explain::absent(&absent.what));
-    Trouble { fail, start: absent.offset, end: node.end }
+pub(super) fn missing(absent: &MissingValue, node: &Node) -> EvaluationError {
+    let fail = FailureReason::Missing(explain::absent(&absent.what));
+    EvaluationError { fail, start: absent.offset, end: node.end }
 }
 
 /// The position of an index in a list. A negative index counts from the end.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use minijinja::Error;
 
-use super::value::{Lack, Value};
+use super::value::{MissingKind, Value};
 use crate::message::failure::shorten;
 use crate::suggest::suggest;
 
@@ -129,13 +129,13 @@ pub(super) fn quoting(why: &str, piece: &str) -> String {
 }
 
 /// The error text for a missing value: what is missing, and what is there instead.
-pub(super) fn absent(what: &Lack) -> String {
+pub(super) fn absent(what: &MissingKind) -> String {
     match what {
-        Lack::Variable(name) => format!("{name} is missing{}", without(name)),
-        Lack::Name(name) => format!("{name} is missing: the template sets it in a part that was not reached"),
-        Lack::Entry(which) => format!("there is no {which} entry: the list or text is empty"),
-        Lack::Member(place, holder, name) => member(&shorten(place, MAX_PIECE), name, holder),
-        Lack::Lookup(place, holder, key) => lookup(&shorten(place, MAX_PIECE), key, holder),
+        MissingKind::Variable(name) => format!("{name} is missing{}", without(name)),
+        MissingKind::Name(name) => format!("{name} is missing: the template sets it in a part that was not reached"),
+        MissingKind::Entry(which) => format!("there is no {which} entry: the list or text is empty"),
+        MissingKind::Member(place, holder, name) => member(&shorten(place, MAX_PIECE), name, holder),
+        MissingKind::Lookup(place, holder, key) => lookup(&shorten(place, MAX_PIECE), key, holder),
     }
 }
 

@@ -1,8 +1,8 @@
 //! The table of filters: the parameters of each, and the function that it calls.
 
-use super::parameters::{Arguments, Parameter, Takes, needed, optional};
+use super::parameters::{Arguments, Parameter, ParameterType, needed, optional};
 use super::value::Value;
-use super::work::{Fail, Work};
+use super::work::{FailureReason, Work};
 
 mod dates;
 mod lists;
@@ -14,10 +14,10 @@ mod texts;
 pub(super) struct Filter {
     pub(super) name: &'static str,
     pub(super) parameters: &'static [Parameter],
-    pub(super) apply: fn(&mut Work<'_>, &Value, &Arguments<'_>) -> Result<Value, Fail>,
+    pub(super) apply: fn(&mut Work<'_>, &Value, &Arguments<'_>) -> Result<Value, FailureReason>,
 }
 
-type Apply = fn(&mut Work<'_>, &Value, &Arguments<'_>) -> Result<Value, Fail>;
+type Apply = fn(&mut Work<'_>, &Value, &Arguments<'_>) -> Result<Value, FailureReason>;
 
 const fn filter(name: &'static str, parameters: &'static [Parameter], apply: Apply) -> Filter {
     Filter { name, parameters, apply }
@@ -32,41 +32,53 @@ const DAYS: i128 = dates::MAX_BUSINESS_DAYS;
 const WORK_BY_FUNCTIONS: &[Filter] = &[
     filter(
         "datetime",
-        &[optional("form", Takes::ReadForm), optional("timezone", Takes::Zone), optional("unit", Takes::Unit)],
+        &[
+            optional("form", ParameterType::ReadForm),
+            optional("timezone", ParameterType::Zone),
+            optional("unit", ParameterType::Unit),
+        ],
         dates::datetime,
     ),
-    filter("add", &[needed("span", Takes::Span)], dates::add),
-    filter("add_business_days", &[needed("days", Takes::Whole(-DAYS, DAYS))], dates::add_business_days),
-    filter("at", &[needed("time", Takes::Time)], dates::at),
-    filter("in_timezone", &[needed("timezone", Takes::Zone)], dates::in_timezone),
-    filter("format", &[needed("form", Takes::WrittenForm)], dates::format),
-    filter("truncate", &[needed("length", Takes::Whole(1, MOST))], texts::truncate),
+    filter("add", &[needed("span", ParameterType::Span)], dates::add),
+    filter("add_business_days", &[needed("days", ParameterType::Whole(-DAYS, DAYS))], dates::add_business_days),
+    filter("at", &[needed("time", ParameterType::Time)], dates::at),
+    filter("in_timezone", &[needed("timezone", ParameterType::Zone)], dates::in_timezone),
+    filter("format", &[needed("form", ParameterType::WrittenForm)], dates::format),
+    filter("truncate", &[needed("length", ParameterType::Whole(1, MOST))], texts::truncate),
     filter("digits", &[], texts::digits),
-    filter("regex_replace", &[needed("pattern", Takes::Pattern), needed("by", Takes::Text)], texts::regex_replace),
+    filter(
+        "regex_replace",
+        &[needed("pattern", ParameterType::Pattern), needed("by", ParameterType::Text)],
+        texts::regex_replace,
+    ),
     filter("abs", &[], numbers::abs),
     filter("capitalize", &[], texts::capitalize),
     filter("count", &[], lists::length),
     filter("dictsort", &[], lists::items),
     filter("first", &[], lists::first),
-    filter("float", &[optional("default", Takes::Any)], numbers::float),
-    filter("int", &[optional("default", Takes::Any)], numbers::int),
+    filter("float", &[optional("default", ParameterType::Any)], numbers::float),
+    filter("int", &[optional("default", ParameterType::Any)], numbers::int),
     filter("items", &[], lists::items),
-    filter("join", &[optional("d", Takes::Text)], lists::join),
+    filter("join", &[optional("d", ParameterType::Text)], lists::join),
     filter("last", &[], lists::last),
     filter("length", &[], lists::length),
     filter("list", &[], lists::list),
     filter("lower", &[], texts::lower),
     filter("max", &[], lists::max),
     filter("min", &[], lists::min),
-    filter("replace", &[needed("old", Takes::Part), needed("new", Takes::Text)], texts::replace),
+    filter("replace", &[needed("old", ParameterType::Part), needed("new", ParameterType::Text)], texts::replace),
     filter("reverse", &[], lists::reverse),
-    filter("round", &[optional("precision", Takes::Whole(0, DIGITS))], numbers::round),
-    filter("sort", &[optional("reverse", Takes::Flag), optional("attribute", Takes::Member)], lists::sort),
-    filter("split", &[optional("by", Takes::Part)], texts::split),
+    filter("round", &[optional("precision", ParameterType::Whole(0, DIGITS))], numbers::round),
+    filter(
+        "sort",
+        &[optional("reverse", ParameterType::Flag), optional("attribute", ParameterType::Member)],
+        lists::sort,
+    ),
+    filter("split", &[optional("by", ParameterType::Part)], texts::split),
     filter("string", &[], texts::string),
-    filter("sum", &[optional("attribute", Takes::Member)], lists::sum),
+    filter("sum", &[optional("attribute", ParameterType::Member)], lists::sum),
     filter("title", &[], texts::title),
-    filter("trim", &[optional("chars", Takes::Text)], texts::trim),
+    filter("trim", &[optional("chars", ParameterType::Text)], texts::trim),
     filter("unique", &[], lists::unique),
     filter("upper", &[], texts::upper),
     #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Operators and tests on values. Comparing values of different kinds is an error.
 
 use super::number::Arithmetic;
-use super::parameters::{Arguments, Parameter, Takes, needed};
+use super::parameters::{Arguments, Parameter, ParameterType, needed};
 use super::value::Value;
-use super::work::{Fail, Work};
+use super::work::{FailureReason, Work};
 
 /// An operator that compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ fn hint(left: &Value, right: &Value) -> &'static str {
 }
 
 /// The cost of reading a value.
-fn read(work: &mut Work<'_>, value: &Value) -> Result<(), Fail> {
+fn read(work: &mut Work<'_>, value: &Value) -> Result<(), FailureReason> {
     match value {
         Value::Text(text) => work.handle(text.len()),
         _ => Ok(()),
@@ -60,7 +60,7 @@ pub(super) fn compare(
     left: &Value,
     right: &Value,
     texts: Operands<'_>,
-) -> Result<bool, Fail> {
+) -> Result<bool, FailureReason> {
     let is_equality = matches!(operator, ComparisonOperator::Eq | ComparisonOperator::Ne);
     match operator {
         ComparisonOperator::In => return contains(work, right, left, texts),
@@ -78,7 +78,7 @@ pub(super) fn compare(
             true => Ok(are_equal == (operator == ComparisonOperator::Eq)),
             false => {
                 let text = if matches!(left, Value::Null) { texts.0 } else { texts.1 };
-                Err(Fail::Missing(format!("{text} is null")))
+                Err(FailureReason::Missing(format!("{text} is null")))
             }
         };
     }
@@ -102,7 +102,7 @@ pub(super) fn compare(
 }
 
 /// `in`: whether a list contains an entry, an object has a member of that name, or a text contains a part.
-fn contains(work: &mut Work<'_>, holder: &Value, part: &Value, texts: Operands<'_>) -> Result<bool, Fail> {
+fn contains(work: &mut Work<'_>, holder: &Value, part: &Value, texts: Operands<'_>) -> Result<bool, FailureReason> {
     match (holder, part) {
         (Value::List(entries), _) => {
             let mut unlike = None;
@@ -152,7 +152,7 @@ pub(super) fn calculate(
     left: &Value,
     right: &Value,
     texts: Operands<'_>,
-) -> Result<Value, Fail> {
+) -> Result<Value, FailureReason> {
     match (left, right) {
         (Value::Number(left), Value::Number(right)) => Ok(Value::from(left.calculate(operator, right)?)),
         (Value::Text(_), Value::Text(_)) if operator == Arithmetic::Add => concatenate(work, left, right),
@@ -169,7 +169,7 @@ pub(super) fn calculate(
 }
 
 /// `~`: the texts of two values.
-pub(super) fn concatenate(work: &mut Work<'_>, left: &Value, right: &Value) -> Result<Value, Fail> {
+pub(super) fn concatenate(work: &mut Work<'_>, left: &Value, right: &Value) -> Result<Value, FailureReason> {
     let mut joined = String::new();
     work.write(&mut joined, left)?;
     work.write(&mut joined, right)?;
@@ -184,13 +184,13 @@ pub(super) struct Test {
     pub(super) holds: Holds,
 }
 
-type Holds = fn(&mut Work<'_>, &Value, &Arguments<'_>) -> Result<bool, Fail>;
+type Holds = fn(&mut Work<'_>, &Value, &Arguments<'_>) -> Result<bool, FailureReason>;
 
 const fn test(name: &'static str, parameters: &'static [Parameter], holds: Holds) -> Test {
     Test { name, parameters, holds }
 }
 
-const OTHER: &[Parameter] = &[needed("other", Takes::Any)];
+const OTHER: &[Parameter] = &[needed("other", ParameterType::Any)];
 
 const TESTS: &[Test] = &[
     test("defined", &[], |_, of, _| Ok(!matches!(of, Value::Missing(_)))),
@@ -207,13 +207,13 @@ const TESTS: &[Test] = &[
     test("mapping", &[], |_, of, _| Ok(matches!(of, Value::Map(_)))),
     test("odd", &[], |_, of, _| Ok(whole(of)?.rem_euclid(2) == 1)),
     test("even", &[], |_, of, _| Ok(whole(of)?.rem_euclid(2) == 0)),
-    test("divisibleby", &[needed("number", Takes::Whole(1, i64::MAX as i128))], |_, of, given| {
+    test("divisibleby", &[needed("number", ParameterType::Whole(1, i64::MAX as i128))], |_, of, given| {
         Ok(whole(of)?.rem_euclid(given.whole(0).unwrap_or(1)) == 0)
     }),
-    test("startingwith", &[needed("text", Takes::Text)], |work, of, given| {
+    test("startingwith", &[needed("text", ParameterType::Text)], |work, of, given| {
         Ok(text(work, of)?.starts_with(given.text(0).unwrap_or_default()))
     }),
-    test("endingwith", &[needed("text", Takes::Text)], |work, of, given| {
+    test("endingwith", &[needed("text", ParameterType::Text)], |work, of, given| {
         Ok(text(work, of)?.ends_with(given.text(0).unwrap_or_default()))
     }),
     test("eq", OTHER, |work, of, given| compared(work, ComparisonOperator::Eq, of, given)),
@@ -229,7 +229,9 @@ const TESTS: &[Test] = &[
     test(">", OTHER, |work, of, given| compared(work, ComparisonOperator::Gt, of, given)),
     test("ge", OTHER, |work, of, given| compared(work, ComparisonOperator::Ge, of, given)),
     test(">=", OTHER, |work, of, given| compared(work, ComparisonOperator::Ge, of, given)),
-    test("in", &[needed("list", Takes::Any)], |work, of, given| compared(work, ComparisonOperator::In, of, given)),
+    test("in", &[needed("list", ParameterType::Any)], |work, of, given| {
+        compared(work, ComparisonOperator::In, of, given)
+    }),
 ];
 
 fn compared(
@@ -237,12 +239,12 @@ fn compared(
     operator: ComparisonOperator,
     of: &Value,
     given: &Arguments<'_>,
-) -> Result<bool, Fail> {
+) -> Result<bool, FailureReason> {
     let other = given.value(0).unwrap_or(&Value::Null);
     compare(work, operator, of, other, ("", "the other one"))
 }
 
-fn whole(of: &Value) -> Result<i128, Fail> {
+fn whole(of: &Value) -> Result<i128, FailureReason> {
     let number = match of {
         Value::Number(number) => number.as_whole(),
         _ => None,
@@ -250,7 +252,7 @@ fn whole(of: &Value) -> Result<i128, Fail> {
     number.ok_or_else(|| format!("{} is not a whole number", of.kind()).into())
 }
 
-fn text<'v>(work: &mut Work<'_>, of: &'v Value) -> Result<&'v str, Fail> {
+fn text<'v>(work: &mut Work<'_>, of: &'v Value) -> Result<&'v str, FailureReason> {
     let text = of.as_text().ok_or_else(|| format!("{} is not a text", of.kind()))?;
     work.handle(text.len())?;
     Ok(text)

@@ -12,13 +12,13 @@ const MAX_PATTERN: usize = 1_048_576;
 #[derive(Debug)]
 pub(super) struct Parameter {
     pub(super) name: &'static str,
-    pub(super) takes: Takes,
+    pub(super) takes: ParameterType,
     pub(super) is_required: bool,
 }
 
 /// What a parameter takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Takes {
+pub(super) enum ParameterType {
     Any,
     Text,
     /// A text that is not empty.
@@ -45,12 +45,12 @@ pub(super) enum Takes {
 }
 
 /// A parameter that must be given.
-pub(super) const fn needed(name: &'static str, takes: Takes) -> Parameter {
+pub(super) const fn needed(name: &'static str, takes: ParameterType) -> Parameter {
     Parameter { name, takes, is_required: true }
 }
 
 /// A parameter that may be given.
-pub(super) const fn optional(name: &'static str, takes: Takes) -> Parameter {
+pub(super) const fn optional(name: &'static str, takes: ParameterType) -> Parameter {
     Parameter { name, takes, is_required: false }
 }
 
@@ -92,26 +92,26 @@ impl Parameter {
         let kind = value.kind();
         let text = || value.as_text().ok_or_else(|| format!("{name} is {kind}; a text in quotes is needed"));
         let checked = match self.takes {
-            Takes::Any => return Ok(()),
-            Takes::Text | Takes::Pattern => return text().map(|_| ()),
-            Takes::Part | Takes::Member if text()?.is_empty() => {
+            ParameterType::Any => return Ok(()),
+            ParameterType::Text | ParameterType::Pattern => return text().map(|_| ()),
+            ParameterType::Part | ParameterType::Member if text()?.is_empty() => {
                 return Err(format!("{name} is empty; a text is needed"));
             }
-            Takes::Part | Takes::Member => return Ok(()),
-            Takes::Whole(least, most) => return whole(name, value, least, most),
-            Takes::Flag => {
+            ParameterType::Part | ParameterType::Member => return Ok(()),
+            ParameterType::Whole(least, most) => return whole(name, value, least, most),
+            ParameterType::Flag => {
                 return match value {
                     Value::Bool(_) => Ok(()),
                     _ => Err(format!("{name} is {kind}; true or false is needed")),
                 };
             }
-            Takes::Span => date_text::parse_span(text()?).map(|_| ()),
-            Takes::Time => date_text::parse_time(text()?).map(|_| ()),
-            Takes::Zone => date_text::zone(text()?).map(|_| ()),
-            Takes::Unit if ["s", "ms"].contains(&text()?) => Ok(()),
-            Takes::Unit => Err("is not known; s or ms is allowed".to_owned()),
-            Takes::ReadForm => date_text::check_read_form(text()?),
-            Takes::WrittenForm => date_text::check_written_form(text()?),
+            ParameterType::Span => date_text::parse_span(text()?).map(|_| ()),
+            ParameterType::Time => date_text::parse_time(text()?).map(|_| ()),
+            ParameterType::Zone => date_text::zone(text()?).map(|_| ()),
+            ParameterType::Unit if ["s", "ms"].contains(&text()?) => Ok(()),
+            ParameterType::Unit => Err("is not known; s or ms is allowed".to_owned()),
+            ParameterType::ReadForm => date_text::check_read_form(text()?),
+            ParameterType::WrittenForm => date_text::check_written_form(text()?),
         };
         checked.map_err(|why| match value.as_text() {
             Some(text) if is_fixed => format!("{text:?} {why}"),

@@ -4,13 +4,13 @@ use minijinja::machinery::{ast, parse, parse_expr};
 use minijinja::syntax::SyntaxConfig;
 
 use super::context::Context;
-use super::evaluate::{Evaluation, Trouble, missing};
+use super::evaluate::{Evaluation, EvaluationError, missing};
 use super::explain::{self, Column};
 use super::names::{Fault, Names};
 use super::reader::Reader;
 use super::tree::{Node, Stmt};
 use super::value::Value;
-use super::work::Fail;
+use super::work::FailureReason;
 
 /// The longest source of a template, in bytes.
 const MAX_SOURCE: usize = 4_096;
@@ -110,7 +110,7 @@ impl Template {
     ///
     /// # Errors
     /// Why there is no value, and where in the template.
-    pub(super) fn value(&self, context: &Context) -> Result<Value, Fail> {
+    pub(super) fn value(&self, context: &Context) -> Result<Value, FailureReason> {
         let result = match &self.form {
             Form::Fixed(value) => return Ok(value.clone()),
             Form::Whole(node) => self.evaluation(context).present(node),
@@ -123,15 +123,15 @@ impl Template {
     }
 
     /// An error with its column and its piece of the source.
-    pub(super) fn explain(&self, trouble: &Trouble) -> Fail {
+    pub(super) fn explain(&self, trouble: &EvaluationError) -> FailureReason {
         let column = Column(&self.source, trouble.start);
         match &trouble.fail {
-            Fail::Missing(text) => Fail::Missing(format!("column {column}: {text}")),
+            FailureReason::Missing(text) => FailureReason::Missing(format!("column {column}: {text}")),
             // The error is about text outside the braces. It has no position.
-            Fail::Wrong(why) if trouble.start == trouble.end => Fail::Wrong(why.clone()),
-            Fail::Wrong(why) => {
+            FailureReason::Wrong(why) if trouble.start == trouble.end => FailureReason::Wrong(why.clone()),
+            FailureReason::Wrong(why) => {
                 let piece = self.piece(trouble.start, trouble.end);
-                Fail::Wrong(format!("column {column}: {}", explain::quoting(why, piece)))
+                FailureReason::Wrong(format!("column {column}: {}", explain::quoting(why, piece)))
             }
         }
     }
@@ -140,7 +140,7 @@ impl Template {
     pub(super) fn unusable(&self, why: &str) -> String {
         match &self.form {
             Form::Whole(node) => {
-                let trouble = Trouble { fail: why.into(), start: node.start, end: node.end };
+                let trouble = EvaluationError { fail: why.into(), start: node.start, end: node.end };
                 self.explain(&trouble).into_text()
             }
             Form::Fixed(_) | Form::Text(_) => why.to_owned(),
@@ -148,7 +148,7 @@ impl Template {
     }
 
     /// The error for a value that is needed and missing.
-    pub(super) fn missing(&self, value: &Value) -> Option<Fail> {
+    pub(super) fn missing(&self, value: &Value) -> Option<FailureReason> {
         match (value, self.node()) {
             (Value::Missing(absent), Some(node)) => Some(self.explain(&missing(absent, node))),
             _ => None,

@@ -12,7 +12,7 @@ use super::number::Number;
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     /// A missing value. It is never an entry of a list or object, nor an argument of a filter.
-    Missing(Arc<Absent>),
+    Missing(Arc<MissingValue>),
     Null,
     Bool(bool),
     Number(Number),
@@ -29,16 +29,16 @@ pub(super) type Members = BTreeMap<Arc<str>, Value>;
 
 /// What is missing.
 #[derive(Debug)]
-pub(super) struct Absent {
+pub(super) struct MissingValue {
     /// The byte of the template at which it is used.
     pub(super) offset: usize,
     /// What it is.
-    pub(super) what: Lack,
+    pub(super) what: MissingKind,
 }
 
-/// See [`Absent::what`].
+/// See [`MissingValue::what`].
 #[derive(Debug)]
-pub(super) enum Lack {
+pub(super) enum MissingKind {
     /// A variable that this message does not have.
     Variable(&'static str),
     /// A name that the template sets only in a branch that was not executed.

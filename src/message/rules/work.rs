@@ -14,14 +14,14 @@ pub(super) const MAX_TEXT: usize = 262_144;
 
 /// Why a part of a template gives no value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fail {
+pub(super) enum FailureReason {
     /// It uses a value that the message does not have.
     Missing(String),
     /// It is wrong for this message.
     Wrong(String),
 }
 
-impl Fail {
+impl FailureReason {
     /// The error text.
     pub(super) fn into_text(self) -> String {
         let (Self::Missing(text) | Self::Wrong(text)) = self;
@@ -29,13 +29,13 @@ impl Fail {
     }
 }
 
-impl From<String> for Fail {
+impl From<String> for FailureReason {
     fn from(text: String) -> Self {
         Self::Wrong(text)
     }
 }
 
-impl From<&str> for Fail {
+impl From<&str> for FailureReason {
     fn from(text: &str) -> Self {
         Self::Wrong(text.to_owned())
     }
@@ -57,7 +57,7 @@ impl<'a> Work<'a> {
     ///
     /// # Errors
     /// Too few steps are left.
-    pub(super) fn spend(&mut self, steps: usize) -> Result<(), Fail> {
+    pub(super) fn spend(&mut self, steps: usize) -> Result<(), FailureReason> {
         match self.left.checked_sub(steps) {
             Some(left) => {
                 self.left = left;
@@ -71,7 +71,7 @@ impl<'a> Work<'a> {
     ///
     /// # Errors
     /// The text is longer than [`MAX_TEXT`]. Also the errors of [`Self::spend`].
-    pub(super) fn handle(&mut self, bytes: usize) -> Result<(), Fail> {
+    pub(super) fn handle(&mut self, bytes: usize) -> Result<(), FailureReason> {
         fits(bytes)?;
         self.spend(bytes / BYTES_PER_STEP)
     }
@@ -80,7 +80,7 @@ impl<'a> Work<'a> {
     ///
     /// # Errors
     /// The text is too long, or too few steps are left.
-    pub(super) fn made(&mut self, text: String) -> Result<Value, Fail> {
+    pub(super) fn made(&mut self, text: String) -> Result<Value, FailureReason> {
         self.handle(text.len())?;
         Ok(Value::from(text))
     }
@@ -89,7 +89,7 @@ impl<'a> Work<'a> {
     ///
     /// # Errors
     /// The value has no text, or the result gets too long.
-    pub(super) fn write(&mut self, out: &mut String, value: &Value) -> Result<(), Fail> {
+    pub(super) fn write(&mut self, out: &mut String, value: &Value) -> Result<(), FailureReason> {
         let text = value.written()?;
         self.append(out, &text)
     }
@@ -98,7 +98,7 @@ impl<'a> Work<'a> {
     ///
     /// # Errors
     /// The result gets too long.
-    pub(super) fn append(&mut self, out: &mut String, text: &str) -> Result<(), Fail> {
+    pub(super) fn append(&mut self, out: &mut String, text: &str) -> Result<(), FailureReason> {
         self.handle(text.len())?;
         fits(out.len() + text.len())?;
         out.push_str(text);
@@ -110,7 +110,7 @@ impl<'a> Work<'a> {
 ///
 /// # Errors
 /// It is longer.
-pub(super) fn fits(bytes: usize) -> Result<(), Fail> {
+pub(super) fn fits(bytes: usize) -> Result<(), FailureReason> {
     match bytes > MAX_TEXT {
         true => Err(format!("the text gets longer than {MAX_TEXT} bytes").into()),
         false => Ok(()),

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::doubt::{STRICT, dead_letter, other_claims, other_finishes};
 use super::fakes::{CONDITIONS, CrmAnswer, FakeLedger, TestWorker, message, now, redelivered};
-use crate::broker::{CompareOwners as _, Owners};
+use crate::broker::{CompareOwners as _, Message, Owners};
 use crate::clock::Clock;
 use crate::ledger::{About, AttemptResult, Ledger as _};
 use crate::worker::ownership::{Ownership, ProofConditions};
@@ -186,6 +186,27 @@ async fn held_redelivery_is_requeued_if_the_ledger_lost_its_entries_after_the_de
         tokio::join!(test.handle(redelivered("b")), losing);
         let expected = if is_lost { ("requeued", 0) } else { ("acked", 1) };
         assert_eq!((test.settled(), test.copies().len()), (vec![expected.0], expected.1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_letter_says_possibly_created_if_the_ledger_lost_its_entries_after_the_decision() {
+    for is_lost in [false, true] {
+        let test = TestWorker::new(&[("WTW_TASK_MAX_AGE", "1m")]).await;
+        test.handle(message("a")).await;
+        test.settled();
+        test.worker.gate.ledger_failed();
+        let losing = async {
+            sleep(Duration::from_secs(1)).await;
+            if is_lost {
+                lose_writes(&test).await;
+            }
+            test.worker.gate.ledger_worked();
+        };
+        let message = redelivered("b");
+        let properties = message.properties.clone().with_timestamp(1);
+        tokio::join!(test.handle(Message { properties, ..message }), losing);
+        assert_eq!(test.copies(), [dead_letter("expired", 0, is_lost)]);
     }
 }
 

@@ -2,27 +2,27 @@
 
 use std::sync::Arc;
 
-use super::{Evaluation, Trouble};
+use super::{Evaluation, EvaluationError};
 use crate::message::rules::filters::Filter;
 use crate::message::rules::operators::Test;
 use crate::message::rules::tree::{Call, Node, Part, Selection};
-use crate::message::rules::value::{Absent, Lack, Value};
-use crate::message::rules::work::Fail;
+use crate::message::rules::value::{MissingKind, MissingValue, Value};
+use crate::message::rules::work::FailureReason;
 
 impl Evaluation<'_> {
-    pub(super) fn filter(&mut self, node: &Node, of: &Node, call: &Call<Filter>) -> Result<Value, Trouble> {
+    pub(super) fn filter(&mut self, node: &Node, of: &Node, call: &Call<Filter>) -> Result<Value, EvaluationError> {
         let value = self.present(of)?;
         let arguments = self.arguments(call, call.what.parameters)?;
         match (call.what.apply)(&mut self.work, &value, &arguments) {
             // The filter does not know its own place in the template.
             Ok(Value::Missing(absent)) => match absent.what {
-                Lack::Entry(which) => {
-                    Ok(Value::Missing(Arc::new(Absent { offset: node.start, what: Lack::Entry(which) })))
+                MissingKind::Entry(which) => {
+                    Ok(Value::Missing(Arc::new(MissingValue { offset: node.start, what: MissingKind::Entry(which) })))
                 }
                 _ => Ok(Value::Missing(absent)),
             },
             Ok(value) => Ok(value),
-            Err(fail) => Err(Trouble { fail, start: call.start, end: node.end }),
+            Err(fail) => Err(EvaluationError { fail, start: call.start, end: node.end }),
         }
     }
 
@@ -32,7 +32,7 @@ impl Evaluation<'_> {
         of: &Node,
         other: Option<&Part>,
         also_empty: Option<&Part>,
-    ) -> Result<Value, Trouble> {
+    ) -> Result<Value, EvaluationError> {
         let value = self.value(of)?;
         let is_absent = match &value {
             Value::Missing(_) | Value::Null => true,
@@ -49,7 +49,7 @@ impl Evaluation<'_> {
     }
 
     /// The entries of a list. Each one costs a step.
-    fn list(&mut self, node: &Node, of: &Node) -> Result<Arc<[Value]>, Trouble> {
+    fn list(&mut self, node: &Node, of: &Node) -> Result<Arc<[Value]>, EvaluationError> {
         match self.present(of)? {
             Value::List(entries) => {
                 self.step(node, |work| work.spend(entries.len()))?;
@@ -68,7 +68,7 @@ impl Evaluation<'_> {
         of: &Node,
         path: &str,
         other: Option<&Part>,
-    ) -> Result<Value, Trouble> {
+    ) -> Result<Value, EvaluationError> {
         let mut found = Vec::new();
         for (at, entry) in self.list(node, of)?.iter().enumerate() {
             found.push(match (entry.at_path(path), other) {
@@ -80,18 +80,18 @@ impl Evaluation<'_> {
         Ok(Value::from(found))
     }
 
-    fn without_member(&self, node: &Node, of: &Node, at: usize, path: &str) -> Trouble {
+    fn without_member(&self, node: &Node, of: &Node, at: usize, path: &str) -> EvaluationError {
         let why = format!("entry {at} of {} has no {path:?}", self.piece(of));
-        Trouble { fail: Fail::Missing(why), start: of.start, end: node.end }
+        EvaluationError { fail: FailureReason::Missing(why), start: of.start, end: node.end }
     }
 
-    pub(super) fn each(&mut self, node: &Node, of: &Node, call: &Call<Filter>) -> Result<Value, Trouble> {
+    pub(super) fn each(&mut self, node: &Node, of: &Node, call: &Call<Filter>) -> Result<Value, EvaluationError> {
         let entries = self.list(node, of)?;
         let arguments = self.arguments(call, call.what.parameters)?;
         let mut made = Vec::with_capacity(entries.len());
         for entry in entries.iter() {
             let result = (call.what.apply)(&mut self.work, entry, &arguments);
-            match result.map_err(|fail| Trouble { fail, start: call.start, end: node.end })? {
+            match result.map_err(|fail| EvaluationError { fail, start: call.start, end: node.end })? {
                 Value::Missing(absent) => return Err(super::missing(&absent, node)),
                 value => made.push(value),
             }
@@ -99,14 +99,14 @@ impl Evaluation<'_> {
         Ok(Value::from(made))
     }
 
-    pub(super) fn select(&mut self, node: &Node, of: &Node, selection: &Selection) -> Result<Value, Trouble> {
+    pub(super) fn select(&mut self, node: &Node, of: &Node, selection: &Selection) -> Result<Value, EvaluationError> {
         let mut kept = Vec::new();
         for entry in self.list(node, of)?.iter() {
             let value = match &selection.member {
                 None => entry.clone(),
                 Some(path) => entry.at_path(path).cloned().unwrap_or_else(|| {
-                    let what = Lack::Member("an entry of the list".to_owned(), entry.clone(), path.to_string());
-                    Value::Missing(Arc::new(Absent { offset: node.start, what }))
+                    let what = MissingKind::Member("an entry of the list".to_owned(), entry.clone(), path.to_string());
+                    Value::Missing(Arc::new(MissingValue { offset: node.start, what }))
                 }),
             };
             let holds = match &selection.test {
@@ -121,7 +121,7 @@ impl Evaluation<'_> {
     }
 
     /// Whether a test holds. For a missing value every test but `defined` and `undefined` is an error.
-    pub(super) fn test(&mut self, node: &Node, value: &Value, call: &Call<Test>) -> Result<bool, Trouble> {
+    pub(super) fn test(&mut self, node: &Node, value: &Value, call: &Call<Test>) -> Result<bool, EvaluationError> {
         self.step(node, |work| work.spend(1))?;
         match value {
             Value::Missing(absent) if !matches!(call.what.name, "defined" | "undefined") => {
@@ -130,7 +130,7 @@ impl Evaluation<'_> {
             _ => {}
         }
         let arguments = self.arguments(call, call.what.parameters)?;
-        (call.what.holds)(&mut self.work, value, &arguments).map_err(|fail| Trouble {
+        (call.what.holds)(&mut self.work, value, &arguments).map_err(|fail| EvaluationError {
             fail,
             start: call.start,
             end: node.end,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Evaluation, Trouble};
+use super::{Evaluation, EvaluationError};
 use crate::message::rules::tree::{Loop, Node, Stmt, Target};
 use crate::message::rules::value::{Members, Value};
 
@@ -11,7 +11,7 @@ impl Evaluation<'_> {
     ///
     /// # Errors
     /// A part has no value, or the text gets too long.
-    pub(crate) fn write(&mut self, statements: &[Stmt], out: &mut String) -> Result<(), Trouble> {
+    pub(crate) fn write(&mut self, statements: &[Stmt], out: &mut String) -> Result<(), EvaluationError> {
         for statement in statements {
             match statement {
                 Stmt::Raw(text) => self.append(text, out)?,
@@ -30,12 +30,17 @@ impl Evaluation<'_> {
         Ok(())
     }
 
-    fn append(&mut self, text: &str, out: &mut String) -> Result<(), Trouble> {
+    fn append(&mut self, text: &str, out: &mut String) -> Result<(), EvaluationError> {
         let result = self.work.spend(1).and_then(|()| self.work.append(out, text));
-        result.map_err(|fail| Trouble { fail, start: 0, end: 0 })
+        result.map_err(|fail| EvaluationError { fail, start: 0, end: 0 })
     }
 
-    fn branch(&mut self, branches: &[(Node, Vec<Stmt>)], otherwise: &[Stmt], out: &mut String) -> Result<(), Trouble> {
+    fn branch(
+        &mut self,
+        branches: &[(Node, Vec<Stmt>)],
+        otherwise: &[Stmt],
+        out: &mut String,
+    ) -> Result<(), EvaluationError> {
         for (condition, body) in branches {
             if self.value(condition)?.is_true() {
                 return self.write(body, out);
@@ -45,7 +50,7 @@ impl Evaluation<'_> {
     }
 
     /// Assigns a value to the names of `set` or `for`.
-    fn give(&mut self, target: &Target, value: Value, node: &Node) -> Result<(), Trouble> {
+    fn give(&mut self, target: &Target, value: Value, node: &Node) -> Result<(), EvaluationError> {
         match (target, value) {
             (Target::One(name), value) => self.locals.push((Arc::clone(name), value)),
             (Target::Several(names), Value::List(values)) if values.len() == names.len() => {
@@ -63,7 +68,7 @@ impl Evaluation<'_> {
         Ok(())
     }
 
-    fn repeat(&mut self, inner: &Loop, out: &mut String) -> Result<(), Trouble> {
+    fn repeat(&mut self, inner: &Loop, out: &mut String) -> Result<(), EvaluationError> {
         let entries: Vec<Value> = match self.present(&inner.list)? {
             Value::List(entries) => entries.to_vec(),
             Value::Map(members) => members.keys().map(|name| Value::Text(Arc::clone(name))).collect(),

@@ -9,12 +9,12 @@ use crate::message::rules::date_text;
 use crate::message::rules::moment::{At, Calendar, Moment};
 use crate::message::rules::parameters::Arguments;
 use crate::message::rules::value::Value;
-use crate::message::rules::work::{Fail, Work};
+use crate::message::rules::work::{FailureReason, Work};
 
 /// The most business days that are counted.
 pub(super) const MAX_BUSINESS_DAYS: i128 = 3_650;
 
-fn value(at: At, work: &Work<'_>) -> Result<Value, Fail> {
+fn value(at: At, work: &Work<'_>) -> Result<Value, FailureReason> {
     let moment = Moment { at, calendar: Arc::clone(work.calendar) };
     match moment.account_clock().year() {
         ..=0 => Err(date_text::out_of_range().into()),
@@ -23,7 +23,7 @@ fn value(at: At, work: &Work<'_>) -> Result<Value, Fail> {
 }
 
 /// `datetime`: reads a text or a number as a date.
-pub(super) fn datetime(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn datetime(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, FailureReason> {
     if let Value::Text(text) = of {
         work.handle(text.len())?;
     }
@@ -47,7 +47,7 @@ pub(super) fn datetime(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_
     value(at, work)
 }
 
-fn no_date(of: &Value) -> Fail {
+fn no_date(of: &Value) -> FailureReason {
     match of {
         Value::Number(_) => "a number is not a date; put | datetime before this filter".into(),
         other => format!("{} is not a date; a text or a number is allowed", other.kind()).into(),
@@ -55,7 +55,7 @@ fn no_date(of: &Value) -> Fail {
 }
 
 /// Reads a date, or a text that is a date in an ISO form.
-fn moment(work: &mut Work<'_>, of: &Value) -> Result<At, Fail> {
+fn moment(work: &mut Work<'_>, of: &Value) -> Result<At, FailureReason> {
     match of {
         Value::Date(moment) => Ok(moment.at.clone()),
         Value::Text(text) => {
@@ -76,7 +76,7 @@ fn zone_of(at: &At, work: &Work<'_>) -> TimeZone {
 }
 
 /// `add`: a span such as `2d 3h`.
-pub(super) fn add(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn add(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, FailureReason> {
     let span = date_text::parse_span(arguments.text(0).unwrap_or_default())?;
     let at = moment(work, of)?;
     if let At::Zoned(at) = &at
@@ -95,7 +95,11 @@ pub(super) fn add(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) ->
 }
 
 /// `add_business_days`: Monday to Friday, less the holidays.
-pub(super) fn add_business_days(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn add_business_days(
+    work: &mut Work<'_>,
+    of: &Value,
+    arguments: &Arguments<'_>,
+) -> Result<Value, FailureReason> {
     let days = arguments.whole(0).unwrap_or_default();
     let mut left = usize::try_from(days.unsigned_abs()).unwrap_or(usize::MAX);
     work.spend(left)?;
@@ -119,7 +123,7 @@ fn is_business_day(date: Date, calendar: &Calendar) -> bool {
 }
 
 /// `at`: another time of the same day. A time that is skipped when the clock is set forward moves forward by the same gap.
-pub(super) fn at(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn at(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, FailureReason> {
     let time = date_text::parse_time(arguments.text(0).unwrap_or_default())?;
     let at = moment(work, of)?;
     let date = match &at {
@@ -130,7 +134,7 @@ pub(super) fn at(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> 
 }
 
 /// `in_timezone`: the same moment as another zone sees it.
-pub(super) fn in_timezone(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn in_timezone(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, FailureReason> {
     let zone = date_text::zone(arguments.text(0).unwrap_or_default())?;
     let at = match moment(work, of)? {
         At::Zoned(at) => At::Zoned(at.with_time_zone(zone)),
@@ -141,7 +145,7 @@ pub(super) fn in_timezone(work: &mut Work<'_>, of: &Value, arguments: &Arguments
 }
 
 /// `format`: a text of the moment in its zone.
-pub(super) fn format(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn format(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, FailureReason> {
     let at = moment(work, of)?;
     let text = date_text::write_form(arguments.text(0).unwrap_or_default(), &at)?;
     work.made(text)

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use crate::message::rules::number::{Arithmetic, Number};
 use crate::message::rules::parameters::Arguments;
-use crate::message::rules::value::{Absent, Lack, Value};
-use crate::message::rules::work::{Fail, Work};
+use crate::message::rules::value::{MissingKind, MissingValue, Value};
+use crate::message::rules::work::{FailureReason, Work};
 
 /// The entries of a list. Each one costs a step.
-pub(super) fn entries<'v>(work: &mut Work<'_>, of: &'v Value) -> Result<&'v [Value], Fail> {
+pub(super) fn entries<'v>(work: &mut Work<'_>, of: &'v Value) -> Result<&'v [Value], FailureReason> {
     match of {
         Value::List(entries) => {
             work.spend(entries.len())?;
@@ -21,7 +21,7 @@ pub(super) fn entries<'v>(work: &mut Work<'_>, of: &'v Value) -> Result<&'v [Val
 }
 
 /// `length` of a list or an object: its entries; of a text: its characters.
-pub(super) fn length(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn length(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {
     match of {
         Value::List(entries) => Ok(Value::from(entries.len())),
         Value::Map(members) => Ok(Value::from(members.len())),
@@ -34,12 +34,12 @@ pub(super) fn length(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Resu
 }
 
 /// `list`: a list, unchanged.
-pub(super) fn list(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn list(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {
     entries(work, of)?;
     Ok(of.clone())
 }
 
-pub(super) fn first(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn first(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {
     let entry = match of {
         Value::Text(text) => text.chars().next().map(|c| Value::from(c.to_string())),
         other => entries(work, other)?.first().cloned(),
@@ -47,7 +47,7 @@ pub(super) fn first(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Resul
     Ok(entry.unwrap_or_else(|| none("first")))
 }
 
-pub(super) fn last(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn last(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {
     let entry = match of {
         Value::Text(text) => text.chars().next_back().map(|c| Value::from(c.to_string())),
         other => entries(work, other)?.last().cloned(),
@@ -57,10 +57,10 @@ pub(super) fn last(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result
 
 /// The missing entry of an empty list or text.
 fn none(which: &'static str) -> Value {
-    Value::Missing(Arc::new(Absent { offset: 0, what: Lack::Entry(which) }))
+    Value::Missing(Arc::new(MissingValue { offset: 0, what: MissingKind::Entry(which) }))
 }
 
-pub(super) fn reverse(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn reverse(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {
     match of {
         Value::Text(text) => work.made(text.chars().rev().collect()),
         other => Ok(Value::from(entries(work, other)?.iter().rev().cloned().collect::<Vec<_>>())),
@@ -68,7 +68,7 @@ pub(super) fn reverse(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Res
 }
 
 /// `join`: the texts of the entries, with a separator between them.
-pub(super) fn join(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn join(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, FailureReason> {
     let between = arguments.text(0).unwrap_or_default();
     let mut joined = String::new();
     for (index, entry) in entries(work, of)?.iter().enumerate() {
@@ -81,7 +81,7 @@ pub(super) fn join(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -
 }
 
 /// The value that lists compare: a text in lower case, other values unchanged.
-fn folded(work: &mut Work<'_>, value: &Value) -> Result<Value, Fail> {
+fn folded(work: &mut Work<'_>, value: &Value) -> Result<Value, FailureReason> {
     match value {
         Value::Text(text) => {
             work.handle(text.len())?;
@@ -92,16 +92,17 @@ fn folded(work: &mut Work<'_>, value: &Value) -> Result<Value, Fail> {
 }
 
 /// The value that a filter with `attribute` uses: a member of the entry, or without `attribute` the entry itself.
-fn key(work: &mut Work<'_>, entry: &Value, attribute: Option<&str>) -> Result<Value, Fail> {
+fn key(work: &mut Work<'_>, entry: &Value, attribute: Option<&str>) -> Result<Value, FailureReason> {
     let Some(name) = attribute else {
         return folded(work, entry);
     };
-    let found = entry.at_path(name).ok_or_else(|| Fail::Missing(format!("an entry of the list has no {name:?}")))?;
+    let found =
+        entry.at_path(name).ok_or_else(|| FailureReason::Missing(format!("an entry of the list has no {name:?}")))?;
     folded(work, found)
 }
 
 /// `sort`: the entries in ascending order, or in descending order.
-pub(super) fn sort(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn sort(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, FailureReason> {
     let attribute = arguments.text(1);
     let mut keyed = Vec::new();
     for entry in entries(work, of)? {
@@ -126,7 +127,7 @@ pub(super) fn sort(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -
     }
 }
 
-fn order(one: &Value, other: &Value) -> Result<Ordering, Fail> {
+fn order(one: &Value, other: &Value) -> Result<Ordering, FailureReason> {
     match one.order(other) {
         Some(order) => Ok(order?),
         None => Err(format!("the list has {} and {}, which cannot be compared", one.kind(), other.kind()).into()),
@@ -134,7 +135,7 @@ fn order(one: &Value, other: &Value) -> Result<Ordering, Fail> {
 }
 
 /// `unique`: the entries, without repeated ones.
-pub(super) fn unique(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn unique(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {
     let mut seen: HashSet<(&str, String)> = HashSet::new();
     let mut kept = Vec::new();
     for entry in entries(work, of)? {
@@ -151,7 +152,7 @@ pub(super) fn unique(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Resu
     Ok(Value::from(kept))
 }
 
-fn extreme(work: &mut Work<'_>, of: &Value, wanted: Ordering, which: &'static str) -> Result<Value, Fail> {
+fn extreme(work: &mut Work<'_>, of: &Value, wanted: Ordering, which: &'static str) -> Result<Value, FailureReason> {
     let mut found: Option<(Value, &Value)> = None;
     for entry in entries(work, of)? {
         let key = folded(work, entry)?;
@@ -166,16 +167,16 @@ fn extreme(work: &mut Work<'_>, of: &Value, wanted: Ordering, which: &'static st
     Ok(found.map_or_else(|| none(which), |(_, entry)| entry.clone()))
 }
 
-pub(super) fn min(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn min(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {
     extreme(work, of, Ordering::Less, "smallest")
 }
 
-pub(super) fn max(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn max(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {
     extreme(work, of, Ordering::Greater, "largest")
 }
 
 /// `sum` of numbers, or of a member of each entry.
-pub(super) fn sum(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn sum(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, FailureReason> {
     let attribute = arguments.text(0);
     let mut total = Number::from(0);
     for entry in entries(work, of)? {
@@ -188,7 +189,7 @@ pub(super) fn sum(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) ->
 }
 
 /// `dictsort` and `items`: a list of the names and values of an object, by name.
-pub(super) fn items(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn items(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {
     let Value::Map(members) = of else {
         return Err(format!("{} is not an object", of.kind()).into());
     };

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::message::rules::parameters::Arguments;
 use crate::message::rules::value::Value;
-use crate::message::rules::work::{Fail, Work, fits};
+use crate::message::rules::work::{FailureReason, Work, fits};
 
 /// The longest argument of `trim`, in bytes. `trim` compares every character at both ends with it.
 const MAX_TRIMMED: usize = 64;
@@ -14,32 +14,32 @@ const MAX_SEARCHED: usize = 65_536;
 const STEPS_PER_MATCH: usize = 4;
 
 /// The text of a value, which is read.
-fn read<'v>(work: &mut Work<'_>, of: &'v Value) -> Result<Cow<'v, str>, Fail> {
+fn read<'v>(work: &mut Work<'_>, of: &'v Value) -> Result<Cow<'v, str>, FailureReason> {
     let text = of.written()?;
     work.handle(text.len())?;
     Ok(text)
 }
 
 /// `string`: the text that is written.
-pub(super) fn string(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn string(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {
     match of {
         Value::Text(_) => Ok(of.clone()),
         other => Ok(Value::from(read(work, other)?.into_owned())),
     }
 }
 
-pub(super) fn upper(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn upper(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {
     let text = read(work, of)?.to_uppercase();
     work.made(text)
 }
 
-pub(super) fn lower(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn lower(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {
     let text = read(work, of)?.to_lowercase();
     work.made(text)
 }
 
 /// `capitalize`: the first letter large, all others small.
-pub(super) fn capitalize(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn capitalize(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {
     let text = read(work, of)?;
     let mut letters = text.chars();
     let first = letters.next().into_iter().flat_map(char::to_uppercase);
@@ -48,7 +48,7 @@ pub(super) fn capitalize(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> 
 }
 
 /// `title`: the first letter of each word large, all others small.
-pub(super) fn title(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn title(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {
     let text = read(work, of)?;
     let mut titled = String::with_capacity(text.len());
     let mut is_inside = false;
@@ -63,7 +63,7 @@ pub(super) fn title(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Resul
 }
 
 /// `trim`: without white space, or without some characters, at both ends.
-pub(super) fn trim(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn trim(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, FailureReason> {
     let text = read(work, of)?;
     let trimmed = match arguments.text(0) {
         Some(characters) if characters.len() > MAX_TRIMMED => {
@@ -76,7 +76,7 @@ pub(super) fn trim(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -
 }
 
 /// `replace`: every part that is equal to a text by another.
-pub(super) fn replace(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn replace(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, FailureReason> {
     let text = read(work, of)?;
     let (part, by) = (arguments.text(0).unwrap_or_default(), arguments.text(1).unwrap_or_default());
     let found = text.matches(part).count();
@@ -86,7 +86,7 @@ pub(super) fn replace(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>
 }
 
 /// `split`: the parts between a text, or between white space.
-pub(super) fn split(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn split(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, FailureReason> {
     let text = read(work, of)?;
     let parts: Box<dyn Iterator<Item = &str>> = match arguments.text(0) {
         Some(between) => Box::new(text.split(between)),
@@ -101,7 +101,7 @@ pub(super) fn split(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) 
 }
 
 /// `truncate`: at most the given number of characters, cut between words where possible, with `…` where it was cut.
-pub(super) fn truncate(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn truncate(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, FailureReason> {
     let text = read(work, of)?;
     let most = arguments.whole(0).and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
     if text.chars().nth(most).is_none() {
@@ -119,13 +119,17 @@ pub(super) fn truncate(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_
 }
 
 /// `digits`: the digits of a text.
-pub(super) fn digits(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn digits(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {
     let text = read(work, of)?;
     Ok(Value::from(text.chars().filter(char::is_ascii_digit).collect::<String>()))
 }
 
 /// `regex_replace`: every match of a pattern replaced; `$1` is the first group.
-pub(super) fn regex_replace(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn regex_replace(
+    work: &mut Work<'_>,
+    of: &Value,
+    arguments: &Arguments<'_>,
+) -> Result<Value, FailureReason> {
     let text = read(work, of)?;
     let by = arguments.text(1).unwrap_or_default();
     let pattern = arguments.pattern.ok_or("the pattern must be written in the rule, in quotes")?;

@@ -6,18 +6,19 @@ use super::Reader;
 use crate::message::rules::filters::{self, Filter};
 use crate::message::rules::names;
 use crate::message::rules::operators::{self, Test};
-use crate::message::rules::parameters::{self, Parameter, Takes};
+use crate::message::rules::parameters::{self, Parameter, ParameterType};
 use crate::message::rules::tree::{Call, Expr, Node, Part, Selection};
 use crate::message::rules::value::Value;
 
 /// Parameters of `default`.
 const DEFAULT: &[Parameter] =
-    &[parameters::optional("default_value", Takes::Any), parameters::optional("boolean", Takes::Flag)];
+    &[parameters::optional("default_value", ParameterType::Any), parameters::optional("boolean", ParameterType::Flag)];
 /// Parameters of `map` with a member's name.
 const MEMBERS: &[Parameter] =
-    &[parameters::needed("attribute", Takes::Member), parameters::optional("default", Takes::Any)];
+    &[parameters::needed("attribute", ParameterType::Member), parameters::optional("default", ParameterType::Any)];
 /// Parameters of `x.get`.
-const GET: &[Parameter] = &[parameters::needed("key", Takes::Text), parameters::optional("default", Takes::Any)];
+const GET: &[Parameter] =
+    &[parameters::needed("key", ParameterType::Text), parameters::optional("default", ParameterType::Any)];
 
 impl Reader<'_> {
     pub(super) fn filter(&mut self, filter: &ast::Filter<'_>, offset: usize) -> Expr {
@@ -58,7 +59,7 @@ impl Reader<'_> {
 
     fn filter_call(&mut self, filter: &'static Filter, arguments: &[CallArg<'_>], offset: usize) -> Call<Filter> {
         let given = self.arguments(filter.name, arguments, filter.parameters, offset);
-        let takes_pattern = filter.parameters.first().is_some_and(|first| first.takes == Takes::Pattern);
+        let takes_pattern = filter.parameters.first().is_some_and(|first| first.takes == ParameterType::Pattern);
         let pattern = match given.first() {
             Some(Some(Node { expr: Expr::Constant(Value::Text(text)), .. })) if takes_pattern => {
                 parameters::pattern(text).map_err(|message| self.fault(offset, message)).ok()
@@ -179,7 +180,7 @@ impl Reader<'_> {
                     let checked = parameter.check(value, true);
                     checked.unwrap_or_else(|message| self.names.fault(node.start, message));
                 }
-                _ if is_good && parameter.takes == Takes::Member => {
+                _ if is_good && parameter.takes == ParameterType::Member => {
                     let message = format!("{of} needs the name of a member in quotes");
                     self.names.fault(node.start, message);
                 }
