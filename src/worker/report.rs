@@ -55,10 +55,12 @@ impl Worker {
     /// Logs and counts a possible duplicate before the delivery is settled, so that the report exists even if the worker is killed
     /// right after it. If RabbitMQ then delivers the message again, the duplicate is reported again.
     pub(super) fn warn_of_duplicate(&self, report: &Report, settlement: &Settlement) {
-        // The worker's dead letters have the header `x-wtw-possibly-created`. A rejected message gets no new header.
+        // The worker's dead letters have the header `x-wtw-possibly-created`. A rejected message gets no new header. In strict
+        // mode only a replay can be sent although its task may exist.
+        let may_be_resent = report.may_be_resent && self.settings.on_unknown == OnUnknown::Retry;
         let may_be_several = matches!(settlement, Settlement::Reject(_))
             && report.possibly_created
-            && (report.was_doubted || (report.may_be_resent && self.settings.on_unknown == OnUnknown::Retry));
+            && (report.was_doubted || may_be_resent || report.replays > 0);
         if (report.is_created && report.was_doubted) || may_be_several {
             self.events.possible_duplicate(report.id.as_deref());
         }

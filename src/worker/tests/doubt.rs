@@ -142,6 +142,18 @@ async fn second_task_of_a_replay_is_reported_when_rabbitmq_itself_dead_letters_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn replay_whose_worker_ended_is_reported_when_rabbitmq_itself_dead_letters_it() {
+    let test = TestWorker::new(&[STRICT]).await;
+    test.worker.settler.publish_gate.set_can_reject(true);
+    test.broker.refuses.store(true, Ordering::SeqCst);
+    // The replay of a message in doubt: its worker ended while it sent it.
+    other_claims(&test.ledger, "a", now()).await;
+    let replay = with_headers(redelivered("a"), &[("x-wtw-replay-count", number(1))]);
+    test.handle(replay).await;
+    assert_eq!((test.requests(), test.worker.events.counts().possible_duplicates), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn redelivered_replay_is_not_sent_twice() {
     let test = TestWorker::new(&[STRICT]).await;
     test.crm_answers(&[CrmAnswer::NoAnswer, CrmAnswer::NoAnswer]);

@@ -11,7 +11,8 @@ use super::ledgers::CLAIM_TO_REQUEST;
 use crate::coverage::{Case, Situation};
 use crate::world::ProcessNumber;
 
-/// Longer than a call of tokenInformation.php. The gate learns of an answer only after this call.
+/// Longer than a call of tokenInformation.php. The gate learns of an answer only after this call, and the reset that the CRM names
+/// is measured at the call.
 const ASKING: Duration = Duration::from_millis(50);
 
 /// How a request was sent, as far as the simulation can see it.
@@ -118,7 +119,8 @@ impl Checker {
         let failed = gate.row >= self.script.setting.failures && gate.row_since.is_some_and(|since| since < now);
         if self.throttled.get(&place).is_some_and(|rest| rest.since < now && now < rest.until) {
             Some("on a throttled token before its time")
-        } else if self.suspended.get(&place).is_some_and(|rest| rest.since + ASKING < now && now < rest.until) {
+        } else if self.suspended.get(&place).is_some_and(|rest| rest.since + ASKING < now && now + ASKING < rest.until)
+        {
             Some("on a suspended token before its time")
         } else if sent == Sent::Probe && gate.not_before.is_some_and(|at| now < at) {
             Some("as a probe before the CRM's Retry-After")
@@ -271,7 +273,9 @@ impl Checker {
             return;
         };
         self.met.note(Situation::Answered(outcome, request.sent));
-        gate.hint = hint.map(|hint| (Instant::now(), hint));
+        let is_about_token = matches!(outcome, Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized);
+        // The gate can close for another reason in the same moment, and this wait is the token's.
+        gate.hint = hint.filter(|_| !is_about_token).map(|hint| (Instant::now(), hint));
         if request.sent == Sent::Probe
             && gate.closing == request.closing
             && matches!(outcome, Outcome::Unavailable | Outcome::Unknown | Outcome::Misconfigured)
