@@ -20,7 +20,7 @@ use wolkvox_task_worker::crm::classify::{HttpResult, Outcome, Reply, classify};
 use crate::coverage::{Case, Situation};
 use crate::invariants::requests::Request;
 use crate::schedule::{chance, random_fault};
-use crate::script::{Draw, Fault, Nature, Script};
+use crate::script::{Action, Draw, Fault, Nature, Script};
 use crate::world::{WorkerProcess, World};
 
 /// The simultaneous requests that the CRM accepts on a token.
@@ -235,7 +235,14 @@ impl FakeCrm {
             Outcome::Throttled => Some(hint.unwrap_or_default()),
             Outcome::QuotaExhausted => {
                 let is_reported = world.reports_quota(token);
-                let reset = if is_reported { RESTART } else { world.clocks[self.process.worker].until_midnight() };
+                // The worker keeps the midnight that it has computed before its clock was set.
+                let is_clock_set =
+                    world.script.events.iter().any(|event| matches!(event.action, Action::ClockStep { .. }));
+                let reset = match (is_reported, is_clock_set) {
+                    (true, _) => RESTART,
+                    (false, true) => Duration::ZERO,
+                    (false, false) => world.clocks[self.process.worker].until_midnight(),
+                };
                 Some(reset.min(config.gate.recheck))
             }
             Outcome::Unauthorized => Some(config.gate.recheck),
