@@ -238,15 +238,12 @@ impl Worker {
             let body = match &mapped {
                 Ok(Mapped::Send { body, .. }) => body.clone(),
                 Ok(Mapped::Skip { rule }) => return Ok(Disposition::Skip(rule.clone())),
-                Err(_) if self.is_decision_outdated(d).await => continue,
                 Err(failure) => return Ok(Disposition::DeadLetter(failure.clone())),
             };
             // 3. Token slot
             let (slot, _suspects) = self.acquire(d, &plan).await?;
             if let Some(failure) = self.reason_not_to_send(d, &plan) {
-                if self.is_decision_outdated(d).await {
-                    continue;
-                }
+                d.state.possibly_created |= self.is_decision_outdated(d).await;
                 self.record_doubt(d, &plan).await;
                 return Ok(Disposition::DeadLetter(failure));
             }
