@@ -15,13 +15,21 @@ use crate::config::files::read_bytes;
 /// The largest file with certificates or a key, in bytes (4 MiB). A machine's own bundle has a quarter of a MiB.
 const MAX_FILE: u64 = 4 << 20;
 
+/// Reads a file with certificates or a key that a configuration key names.
+///
+/// # Errors
+/// The configuration key, the file and what is wrong with it.
+pub(crate) fn read(key: &str, path: &Path) -> Result<Vec<u8>, String> {
+    read_bytes(path, MAX_FILE).map_err(|problem| format!("{key} ({}): {problem}", path.display()))
+}
+
 /// Reads the certificates of a PEM file that a key names.
 ///
 /// # Errors
 /// The key, the file and what is wrong with it.
 pub(crate) fn read_certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let fail = |problem: &dyn Display| format!("{key} ({}): {problem}", path.display());
-    let pem = read_bytes(path, MAX_FILE).map_err(|error| fail(&error))?;
+    let pem = read(key, path)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let certificates = certificates.map_err(|_| fail(&"is not a readable PEM file"))?;
     if certificates.is_empty() {
@@ -43,7 +51,7 @@ pub(crate) fn read_certificates(key: &str, path: &Path) -> Result<Vec<Certificat
 pub(crate) fn check_identity((cert_key, cert): (&str, &Path), (key_key, key): (&str, &Path)) -> Result<(), String> {
     let certificates = read_certificates(cert_key, cert)?;
     let fail = |problem: &dyn Display| format!("{key_key} ({}): {problem}", key.display());
-    let pem = read_bytes(key, MAX_FILE).map_err(|error| fail(&error))?;
+    let pem = read(key_key, key)?;
     if String::from_utf8_lossy(&pem).contains("ENCRYPTED") {
         return Err(fail(&"is encrypted; write it without a password: openssl pkey -in FILE -out NEW-FILE"));
     }

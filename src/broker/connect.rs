@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -229,18 +228,18 @@ impl Connector {
 }
 
 fn read_tls(config: &config::Broker) -> Result<OwnedTLSConfig, String> {
-    let read = |path: &Path| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
     let cert_chain = match &config.ca_file {
         Some(path) => {
             tls::read_certificates("broker.ca_file", path)?;
-            Some(String::from_utf8_lossy(&read(path)?).into_owned())
+            Some(String::from_utf8_lossy(&tls::read("broker.ca_file", path)?).into_owned())
         }
         None => None,
     };
     let identity = match (&config.client_cert_file, &config.client_key_file) {
         (Some(cert), Some(key)) => {
-            tls::check_identity(("broker.client_cert_file", cert), ("broker.client_key_file", key))?;
-            Some(OwnedIdentity::PKCS8 { pem: read(cert)?, key: read(key)? })
+            let (of_cert, of_key) = ("broker.client_cert_file", "broker.client_key_file");
+            tls::check_identity((of_cert, cert), (of_key, key))?;
+            Some(OwnedIdentity::PKCS8 { pem: tls::read(of_cert, cert)?, key: tls::read(of_key, key)? })
         }
         _ => None,
     };

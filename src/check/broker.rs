@@ -65,12 +65,11 @@ async fn check_address(broker: &config::Broker, url: &BrokerUrl, findings: &mut 
     let (host, port) = authority(url)?;
     match net::connect(&host, port, TcpStream::connect).await {
         Ok((stream, addresses)) => {
-            let others: Vec<SocketAddr> = addresses
-                .into_iter()
-                .filter(|address| !stream.peer_addr().is_ok_and(|peer| peer == *address))
-                .collect();
+            let peer = stream.peer_addr().ok();
+            let (reached, others): (Vec<SocketAddr>, Vec<SocketAddr>) =
+                addresses.into_iter().partition(|address| peer == Some(*address));
+            let reached = if reached.is_empty() { "an address".to_owned() } else { shown(&reached) };
             let others = if others.is_empty() { String::new() } else { format!("; also known as {}", shown(&others)) };
-            let reached = stream.peer_addr().map_or_else(|_| "an address".to_owned(), |peer| shown(&[peer]));
             findings.ok("broker.connect", format!("{host}:{port} is reached at {reached}{others}"));
         }
         Err(Unreachable::Name(said)) => {

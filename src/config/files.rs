@@ -37,11 +37,8 @@ pub(super) fn read(path: &Path, limit: u64, stop: &CancellationToken) -> Result<
 pub(crate) fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     let owned = path.to_owned();
     within_limit(&CancellationToken::new(), move || {
-        let bytes = bytes(&owned, limit).map_err(|error| format!("cannot be read: {}", words(&error)))?;
-        match u64::try_from(bytes.len()).is_ok_and(|bytes| bytes <= limit) {
-            true => Ok(bytes),
-            false => Err(format!("is larger than {} KiB", limit >> 10)),
-        }
+        let bytes = bytes(&owned, limit)?;
+        check_size(&bytes, limit).map(|()| bytes)
     })
 }
 
@@ -79,20 +76,25 @@ pub(super) fn hangs() -> String {
 /// # Errors
 /// As [`read`].
 pub(super) fn read_now(path: &Path, limit: u64) -> Result<String, String> {
-    let bytes = bytes(path, limit).map_err(|error| format!("cannot be read: {}", words(&error)))?;
-    text(&bytes, limit)
+    text(&bytes(path, limit)?, limit)
 }
 
-fn bytes(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+/// The file's first bytes: one more than `limit` shows that it is too large.
+fn bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let read = File::open(path).and_then(|file| file.take(limit.saturating_add(1)).read_to_end(&mut bytes));
+    read.map(|_| bytes).map_err(|error| format!("cannot be read: {}", words(&error)))
+}
+
+fn check_size(bytes: &[u8], limit: u64) -> Result<(), String> {
+    match u64::try_from(bytes.len()).is_ok_and(|bytes| bytes <= limit) {
+        true => Ok(()),
+        false => Err(format!("is larger than {} KiB", limit >> 10)),
+    }
 }
 
 fn text(bytes: &[u8], limit: u64) -> Result<String, String> {
-    if u64::try_from(bytes.len()).is_ok_and(|bytes| bytes > limit) {
-        return Err(format!("is larger than {} KiB", limit >> 10));
-    }
+    check_size(bytes, limit)?;
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err("is UTF-16; save it as UTF-8".to_owned());
     }

@@ -161,8 +161,7 @@ fn sentence(queue: &str, workers: &[Member], depths: &Result<Depths, BrokerError
     };
     let tokens = suspended(&senders);
     let silent = workers.iter().filter(|worker| worker.answer.page.is_err()).count();
-    let count = silent;
-    let silent = match count {
+    let unanswered = match silent {
         0 => String::new(),
         some => {
             let does = either(some as u64, "does", "do");
@@ -171,13 +170,11 @@ fn sentence(queue: &str, workers: &[Member], depths: &Result<Depths, BrokerError
     };
     // The silent one may be the active one, and may have stopped.
     let waits = depths.as_ref().is_ok_and(|depths| depths.get(queue).is_some_and(|ready| *ready > 0));
-    if count > 0 && !is_one_active && waits {
-        return (
-            false,
-            format!("It is not known whether it works: no worker that answers is active.{backlog}{silent}"),
-        );
+    if silent > 0 && !is_one_active && waits {
+        let unknown = "It is not known whether it works: no worker that answers is active.";
+        return (false, format!("{unknown}{backlog}{unanswered}"));
     }
-    (true, format!("Working.{backlog}{closed}{tokens}{silent}"))
+    (true, format!("Working.{backlog}{closed}{tokens}{unanswered}"))
 }
 
 /// What an operator does about a worker that is not ready. Other reasons than these name the next step themselves.

@@ -27,12 +27,12 @@ const COUNT_WAIT: Duration = Duration::from_secs(2);
 const MOST_COUNTS: usize = 20;
 
 impl Running {
-    fn being_counted(&self) -> MutexGuard<'_, HashMap<String, Counting>> {
+    fn lock_counts(&self) -> MutexGuard<'_, HashMap<String, Counting>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn begin_count(&self, id: &str) -> Result<(), String> {
-        let mut counts = self.being_counted();
+        let mut counts = self.lock_counts();
         if counts.len() >= MOST_COUNTS {
             counts.retain(|_, counting| matches!(counting, Counting::Running));
         }
@@ -45,8 +45,8 @@ impl Running {
 
     fn end_count(&self, id: String, result: Result<(), String>) {
         match result {
-            Err(why) => drop(self.being_counted().insert(id, Counting::Failed(why))),
-            Ok(()) => drop(self.being_counted().remove(&id)),
+            Err(why) => drop(self.lock_counts().insert(id, Counting::Failed(why))),
+            Ok(()) => drop(self.lock_counts().remove(&id)),
         }
     }
 }
@@ -209,6 +209,6 @@ fn counted(plan: &ActionPlan, what: &str) -> Vec<String> {
 impl App {
     /// The state of a count that is not stored yet.
     pub(crate) fn counting(&self, id: &str) -> Option<Counting> {
-        self.running.being_counted().get(id).cloned()
+        self.running.lock_counts().get(id).cloned()
     }
 }

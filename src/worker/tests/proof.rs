@@ -170,19 +170,24 @@ async fn redelivery_that_could_not_be_decided_is_requeued_and_not_copied() {
     assert_eq!((test.settled(), test.copies()), (vec!["requeued"], Vec::new()));
 }
 
+/// Closes the gate of a worker that has proved what was sent. The ledger loses its entries a second later, if `is_lost`.
+async fn close_and_lose(test: &TestWorker, is_lost: bool) -> impl Future<Output = ()> {
+    test.handle(message("a")).await;
+    test.settled();
+    test.worker.gate.ledger_failed();
+    async move {
+        sleep(Duration::from_secs(1)).await;
+        if is_lost {
+            lose_writes(test).await;
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn held_redelivery_is_requeued_if_the_ledger_lost_its_entries_after_the_decision() {
     for is_lost in [false, true] {
         let test = TestWorker::new(&[STRICT]).await;
-        test.handle(message("a")).await;
-        test.settled();
-        test.worker.gate.ledger_failed();
-        let losing = async {
-            sleep(Duration::from_secs(1)).await;
-            if is_lost {
-                lose_writes(&test).await;
-            }
-        };
+        let losing = close_and_lose(&test, is_lost).await;
         tokio::join!(test.handle(redelivered("b")), losing);
         let expected = if is_lost { ("requeued", 0) } else { ("acked", 1) };
         assert_eq!((test.settled(), test.copies().len()), (vec![expected.0], expected.1));
@@ -193,14 +198,9 @@ async fn held_redelivery_is_requeued_if_the_ledger_lost_its_entries_after_the_de
 async fn dead_letter_says_possibly_created_if_the_ledger_lost_its_entries_after_the_decision() {
     for is_lost in [false, true] {
         let test = TestWorker::new(&[("WTW_TASK_MAX_AGE", "1m")]).await;
-        test.handle(message("a")).await;
-        test.settled();
-        test.worker.gate.ledger_failed();
+        let losing = close_and_lose(&test, is_lost).await;
         let losing = async {
-            sleep(Duration::from_secs(1)).await;
-            if is_lost {
-                lose_writes(&test).await;
-            }
+            losing.await;
             test.worker.gate.ledger_worked();
         };
         let message = redelivered("b");

@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use wolkvox_task_worker::crm::classify::{HttpResult, Outcome, Reply, classify, token_accepted};
 
-fuzz_target!(|input: (u16, Option<String>, Vec<u8>)| {
-    let (status, retry_after, body) = input;
-    let result = HttpResult::Reply(Reply { status, retry_after, body, is_cut: status % 2 == 1 });
+fuzz_target!(|input: (u16, bool, Option<String>, Vec<u8>)| {
+    let (status, is_cut, retry_after, body) = input;
+    let result = HttpResult::Reply(Reply { status, retry_after, body, is_cut });
     let classified = classify(&result, Timestamp::UNIX_EPOCH);
     assert!(classified.outcome != Outcome::Created || (classified.code == Some(200) && status < 300));
     assert!(!classified.reason.is_empty());
