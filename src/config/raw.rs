@@ -242,9 +242,7 @@ fn entries(text: &str) -> Vec<String> {
 
 /// Whether there is nothing between two commas. A comma at the end is usual.
 fn has_gap(text: &str) -> bool {
-    let text = text.trim();
-    text.starts_with(',')
-        || text.trim_end_matches([',', '\n', '\r', ' ']).split(',').any(|entry| entry.trim().is_empty())
+    text.trim_end_matches([',', '\n', '\r', ' ']).split(',').any(|entry| entry.trim().is_empty())
 }
 
 /// Reads a secret's file.

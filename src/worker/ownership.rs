@@ -24,7 +24,7 @@ use crate::observe::logs::Repeated;
 /// The longest time until RabbitMQ notices that a worker's connection is lost: two heartbeats and a margin.
 pub(super) const CONNECTION_LOSS_NOTICED: Duration = Duration::from_secs(40);
 /// What is logged when the proof was lost.
-const IN_DOUBT: &str = "messages that were delivered before and are not in the ledger are in doubt for now";
+const PROOF_LOST: &str = "messages that were delivered before and are not in the ledger are in doubt for now";
 /// How far the clocks of workers that share a ledger may differ.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2 * 3_600);
 /// The most tries to change what the ledger knows about itself, while other workers change it, too. Also the most empty reads of
@@ -71,8 +71,8 @@ pub struct Ownership {
     /// Held while the ledger's [`About`] is written.
     writing: tokio::sync::Mutex<()>,
     drain: Mutex<Drain>,
-    /// The comparisons by which the proof was lost: the comparison is tried again while it fails.
-    doubt: Mutex<Repeated>,
+    /// Comparisons in a row by which the proof was lost: a comparison is tried again if what follows it fails.
+    proof_lost: Mutex<Repeated>,
 }
 
 /// Finds out when the queue is drained, from the order in which deliveries arrive and are settled.
@@ -160,7 +160,7 @@ impl Ownership {
             empty_reads: AtomicUsize::new(0),
             others_hold,
             forgets_after: conditions.retention.saturating_sub(conditions.hold + CLOCK_DIFFERENCE),
-            doubt: Mutex::new(Repeated::new(IN_DOUBT, clock.clone())),
+            proof_lost: Mutex::new(Repeated::new(PROOF_LOST, clock.clone())),
             clock,
             sees_everything: AtomicBool::new(false),
             is_replacing: AtomicBool::new(false),
@@ -281,8 +281,8 @@ impl Ownership {
                 return Err("another worker is reading the owner of the queue".to_owned());
             }
             let compared = self.comparison(&owners, &about);
-            if let Some(reason) = &compared.lost {
-                self.doubt.lock().unwrap_or_else(PoisonError::into_inner).warn(reason);
+            self.log_proof(compared.lost.as_deref());
+            if compared.lost.is_some() {
                 let other_owner = about.other_owner || compared.must_wait;
                 let lost = About { other_owner, ..self.without_proof(&about, compared.is_other) };
                 if !self.ledger.set_about(about.clone(), lost).await.map_err(|error| error.to_string())? {
@@ -294,6 +294,15 @@ impl Ownership {
             return Ok((!compared.is_ours && matches!(owners, Owners::Found(_))).then_some(about.id));
         }
         Err(CONTENDED.to_owned())
+    }
+
+    /// Logs that a comparison lost the proof. One that keeps it ends the row.
+    fn log_proof(&self, lost: Option<&str>) {
+        let mut proof_lost = self.proof_lost.lock().unwrap_or_else(PoisonError::into_inner);
+        match lost {
+            Some(reason) => proof_lost.warn(reason),
+            None => drop(proof_lost.worked()),
+        }
     }
 
     /// Whether another worker is reading `<queue>.owner` right now, so that it looks empty. After a few times it counts as empty.

@@ -162,7 +162,7 @@ struct ActionPage {
     /// It was cancelled, and handles its last messages.
     is_ending: bool,
     /// It does not go on before the console starts without `console.read_only`.
-    waits_for_write: bool,
+    is_held_by_read_only: bool,
     can_restore: bool,
     /// RabbitMQ did not take a copy of the remaining messages.
     can_delete: bool,
@@ -232,7 +232,7 @@ fn action_page(app: &App, visitor: &Visitor, action: Action, query: &str) -> Res
             && action.state != "running"
             && of("sent") > 0,
         is_ending: app.is_ending(&action.id),
-        waits_for_write: action.state == "running" && app.config.console.read_only,
+        is_held_by_read_only: action.state == "running" && app.config.console.read_only,
         can_delete: action.what == "discard" && action.state == "failed" && of("waiting") > 0,
         verb: match action.what.as_str() {
             "replay" => "Replay",
