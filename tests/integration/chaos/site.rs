@@ -22,8 +22,9 @@ use crate::support::proxy::Proxy;
 use crate::support::redis::Redis;
 use crate::support::rig::{Crm, LedgerFile, Rig, Worker};
 
-/// The longest time until every message is settled, once all parts are repaired.
-const DRAIN: Duration = Duration::from_secs(120);
+/// The longest time until one more message is settled, once all parts are repaired. How long all of them take depends on how
+/// many the faults kept waiting.
+const NEXT_SETTLED: Duration = Duration::from_secs(120);
 /// How long a fault waits for a new task before it begins.
 const PROGRESS: Duration = Duration::from_secs(10);
 
@@ -192,8 +193,9 @@ impl Site {
         self.say("all parts are repaired".to_owned());
         self.random_faults(json!([])).await;
         self.rig.amqp = Amqp::connect(&self.urls()[0]).await;
-        let deadline = Instant::now() + DRAIN;
+        let mut deadline = Instant::now() + NEXT_SETTLED;
         let mut dead_letters = Vec::new();
+        let mut settled = 0;
         let mut drained = false;
         // The report names what is still missing at the deadline.
         while !drained && Instant::now() < deadline {
@@ -202,6 +204,10 @@ impl Site {
             dead_letters.extend(dead.iter().map(DeadLetter::read));
             let mut ended: BTreeSet<String> = self.rig.crm.names().await.into_iter().collect();
             ended.extend(dead_letters.iter().map(|dead_letter| dead_letter.id.clone()));
+            if ended.len() > settled {
+                settled = ended.len();
+                deadline = Instant::now() + NEXT_SETTLED;
+            }
             drained = published.is_subset(&ended) && self.in_flight().await == 0.0 && self.rig.waiting().await == 0;
         }
         self.say(format!("every message is settled: {drained}"));
