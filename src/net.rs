@@ -35,16 +35,18 @@ impl Unreachable {
     }
 }
 
-/// Connects to the first address of a host that answers. `open` connects to one address.
+/// Connects to the first address of a host that answers. `open` connects to one address. Addresses of `last` are tried after
+/// the others, in this order.
 ///
 /// # Errors
 /// The host, and what is wrong at each address.
 pub(crate) async fn connect<T, F: Future<Output = io::Result<T>>>(
     host: &str,
     port: u16,
+    last: &[SocketAddr],
     open: impl Fn(SocketAddr) -> F,
 ) -> Result<(T, Vec<SocketAddr>), Unreachable> {
-    let addresses = resolve(host, port).await.map_err(Unreachable::Name)?;
+    let addresses = in_order(resolve(host, port).await.map_err(Unreachable::Name)?, last);
     let place = format!("{host}:{port}");
     match timeout(WAIT, first(&addresses, open)).await {
         Ok(Ok(connection)) => Ok((connection, addresses)),
@@ -72,6 +74,12 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
         true => Err(format!("{host} has no address")),
         false => Ok(addresses),
     }
+}
+
+/// The addresses with those of `last` at the end, in the order of `last`.
+fn in_order(mut addresses: Vec<SocketAddr>, last: &[SocketAddr]) -> Vec<SocketAddr> {
+    addresses.sort_by_key(|address| last.iter().position(|other| other == address));
+    addresses
 }
 
 async fn first<T, F: Future<Output = io::Result<T>>>(
@@ -133,6 +141,12 @@ mod tests {
             assert_eq!(timeout(Duration::from_secs(2), connected).await, Ok(Ok(silent + 1)));
             assert_eq!(began.elapsed(), STAGGER * u32::from(silent));
         }
+    }
+
+    #[test]
+    fn addresses_that_failed_are_tried_last_and_the_latest_failure_at_the_end() {
+        let all = addresses(4);
+        assert_eq!(in_order(all.clone(), &[all[2], all[0]]), [all[1], all[3], all[2], all[0]]);
     }
 
     #[tokio::test(start_paused = true)]

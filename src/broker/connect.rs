@@ -2,8 +2,9 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use lapin::tcp::{AsyncTcpStream, OwnedIdentity, OwnedTLSConfig};
@@ -24,6 +25,8 @@ pub const WAIT: Duration = Duration::from_secs(10);
 const HEARTBEAT: &str = "8";
 /// Interval at which [`ended`] checks whether the connection has ended.
 const CONNECTED: Duration = Duration::from_millis(100);
+/// The most failed IP addresses that are remembered.
+const FAILED: usize = 16;
 
 /// What an operator does when RabbitMQ cannot be reached.
 pub const ADVICE: &str =
@@ -134,17 +137,24 @@ pub struct Connector {
     /// The addresses of `config`, or of their file after its last change.
     urls: Mutex<Vec<BrokerUrl>>,
     turn: AtomicUsize,
+    /// The IP addresses that accepted a connection and then failed, the oldest failure first. They are tried last: a name can
+    /// stand for several nodes.
+    failed: Mutex<Vec<SocketAddr>>,
 }
 
 /// The node that a connection was made to, so that only this node is skipped after a failure.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NodeIndex(usize);
+pub(super) struct Node {
+    turn: usize,
+    /// None while no IP address has accepted a connection.
+    address: Option<SocketAddr>,
+}
 
 impl Connector {
     /// A connector that begins with the first node.
     #[must_use]
     pub fn new(config: config::Broker) -> Self {
-        Self { urls: Mutex::new(config.urls.clone()), config, turn: AtomicUsize::new(0) }
+        Self { urls: Mutex::new(config.urls.clone()), config, turn: AtomicUsize::new(0), failed: Mutex::default() }
     }
 
     /// The broker's configuration.
@@ -163,33 +173,42 @@ impl Connector {
 
     /// As [`Self::connect`], and also returns the node for [`Self::mark_failed`]: a node that is cut off from the others
     /// accepts connections and does nothing else.
-    pub(super) async fn connect_in_turn(&self, purpose: &str) -> Result<(Connection, NodeIndex), BrokerError> {
-        let turn = NodeIndex(self.turn.load(Ordering::Relaxed));
+    pub(super) async fn connect_in_turn(&self, purpose: &str) -> Result<(Connection, Node), BrokerError> {
+        let turn = self.turn.load(Ordering::Relaxed);
         let Some(url) = self.url(turn) else {
             return Err(BrokerError { message: "broker.urls is empty".to_owned(), code: None });
         };
-        let connected = self.connect_to(&url, purpose).await;
+        let reached = Arc::new(OnceLock::new());
+        let connected = self.open(&url, purpose, Arc::clone(&reached)).await;
+        let node = Node { turn, address: reached.get().copied() };
         match &connected {
             Ok(_) => traces::connected(authority(&url)),
-            Err(_) => self.mark_failed(turn),
+            Err(_) => self.mark_failed(node),
         }
-        connected.map(|connection| (connection, turn))
+        connected.map(|connection| (connection, node))
     }
 
     /// Makes the next node the current one, unless another failure has done so already.
-    pub(super) fn mark_failed(&self, turn: NodeIndex) {
-        let next = turn.0.wrapping_add(1);
-        let _ = self.turn.compare_exchange(turn.0, next, Ordering::Relaxed, Ordering::Relaxed);
+    pub(super) fn mark_failed(&self, node: Node) {
+        let next = node.turn.wrapping_add(1);
+        let _ = self.turn.compare_exchange(node.turn, next, Ordering::Relaxed, Ordering::Relaxed);
+        if let Some(address) = node.address {
+            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.retain(|other| *other != address);
+            failed.push(address);
+            let surplus = failed.len().saturating_sub(FAILED);
+            failed.drain(..surplus);
+        }
     }
 
     /// Host and port of a node, for logs.
-    pub(super) fn node(&self, index: NodeIndex) -> String {
-        self.url(index).map_or_else(String::new, |url| url.shown)
+    pub(super) fn shown(&self, node: Node) -> String {
+        self.url(node.turn).map_or_else(String::new, |url| url.shown)
     }
 
-    fn url(&self, turn: NodeIndex) -> Option<BrokerUrl> {
+    fn url(&self, turn: usize) -> Option<BrokerUrl> {
         let urls = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
-        urls.get(turn.0.checked_rem(urls.len())?).cloned()
+        urls.get(turn.checked_rem(urls.len())?).cloned()
     }
 
     /// Replaces the addresses for the next connections. Open connections stay.
@@ -199,6 +218,16 @@ impl Connector {
 
     /// Connects to one node.
     pub(crate) async fn connect_to(&self, url: &BrokerUrl, purpose: &str) -> Result<Connection, BrokerError> {
+        self.open(url, purpose, Arc::default()).await
+    }
+
+    /// Connects to one node, and sets `reached` to the IP address that accepted the connection.
+    async fn open(
+        &self,
+        url: &BrokerUrl,
+        purpose: &str,
+        reached: Arc<OnceLock<SocketAddr>>,
+    ) -> Result<Connection, BrokerError> {
         let what = format!("cannot connect to {}", url.shown);
         let fail = |message: String| BrokerError { message: format!("{what}: {message}"), code: None };
         let (host, port) = authority(url).ok_or_else(|| fail("the address names no host".to_owned()))?;
@@ -208,9 +237,13 @@ impl Connector {
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         // The parser's error may quote the address with its password.
         let uri = with_heartbeat(url).parse().map_err(|_| fail("the address cannot be read".to_owned()))?;
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let open = async move |uri: AMQPUri, runtime| {
-            let connected = net::connect(&host, port, |address| AsyncTcpStream::connect(&runtime, address)).await;
-            let (stream, _) = connected.map_err(|failed| io::Error::other(failed.into_words()))?;
+            let connect = async |address| Ok((AsyncTcpStream::connect(&runtime, address).await?, address));
+            let connected = net::connect(&host, port, &failed, connect).await;
+            let ((stream, address), _) = connected.map_err(|failed| io::Error::other(failed.into_words()))?;
+            // It is set once: this runs once for each connection.
+            let _ = reached.set(address);
             match uri.scheme {
                 AMQPScheme::AMQP => Ok(stream),
                 AMQPScheme::AMQPS => Ok(stream.into_tls(name_of(&host), tls.as_ref()).await.map_err(in_words)?),
@@ -342,5 +375,25 @@ mod tests {
         let error = connected.unwrap_err();
         assert!(!error.is_undeliverable(), "no message is the cause: {error}");
         assert!(error.message.contains("the server there does not speak AMQP"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn address_that_accepts_and_stays_silent_is_remembered_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let environment = vec![("WTW_BROKER_URLS".into(), format!("amqp://{address}/%2f").into())];
+        let config = Config::load(&Sources { environment, ..Sources::default() }, &["broker.urls"]).unwrap().config;
+        let connector = Connector::new(config.broker);
+        let silent = async {
+            let accepted = listener.accept().await.unwrap();
+            // From now on time passes at once.
+            tokio::time::pause();
+            accepted
+        };
+        let (connected, _accepted) = tokio::join!(connector.connect("test"), silent);
+        let error = connected.unwrap_err();
+        assert!(error.message.contains("no answer within"), "{error}");
+        connector.mark_failed(Node { turn: 0, address: Some(address) });
+        assert_eq!(*connector.failed.lock().unwrap(), [address]);
     }
 }

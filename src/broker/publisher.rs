@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::connect::{BrokerError, Connector, NodeIndex, WAIT, bounded, close, described, open_channel};
+use crate::broker::connect::{BrokerError, Connector, Node, WAIT, bounded, close, described, open_channel};
 use crate::broker::topology::{self, Topology, short};
 use crate::broker::{Properties, Publish, PublishError};
 use crate::config::TopologyMode;
@@ -48,7 +48,7 @@ pub struct Publisher {
 #[derive(Clone)]
 struct PublisherConnection {
     connection: Arc<Connection>,
-    node: NodeIndex,
+    node: Node,
     idle: Arc<Mutex<Vec<Channel>>>,
     /// Why RabbitMQ accepts nothing now.
     blocked: Arc<Mutex<Option<String>>>,

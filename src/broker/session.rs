@@ -196,7 +196,7 @@ impl Session {
         let (connection, node) = connected.map_err(TopologyError::Broker)?;
         match self.subscribe(&connection, serial).await {
             Ok((subscription, others)) => {
-                (self.on_change)(ConnectionChange::Connected { node: self.connector.node(node), others });
+                (self.on_change)(ConnectionChange::Connected { node: self.connector.shown(node), others });
                 Ok((connection, subscription))
             }
             Err(error) => {

@@ -63,7 +63,7 @@ pub(super) async fn check(config: &Config) -> Checked {
 async fn check_address(broker: &config::Broker, url: &BrokerUrl, findings: &mut Findings) -> Option<Inspection> {
     let place = &url.shown;
     let (host, port) = authority(url)?;
-    match net::connect(&host, port, TcpStream::connect).await {
+    match net::connect(&host, port, &[], TcpStream::connect).await {
         Ok((stream, addresses)) => {
             let peer = stream.peer_addr().ok();
             let (reached, others): (Vec<SocketAddr>, Vec<SocketAddr>) =

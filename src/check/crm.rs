@@ -80,7 +80,7 @@ async fn endpoint(
         }
         HttpResult::NotSent(why) => {
             let host = server.host_str().unwrap_or_default();
-            match net::connect(host, server.port_or_known_default().unwrap_or(443), TcpStream::connect).await {
+            match net::connect(host, server.port_or_known_default().unwrap_or(443), &[], TcpStream::connect).await {
                 Err(Unreachable::Name(said)) => {
                     findings.problem("crm.dns", said, "check crm.server, and the DNS of this machine");
                 }

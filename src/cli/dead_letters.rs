@@ -109,9 +109,22 @@ impl Tool {
         &self.dead_letters.queues.dead
     }
 
-    /// Runs a confirmed action with a progress bar, and writes the audit record.
+    /// Runs a confirmed action with a progress bar, and writes the audit records.
     async fn carry_out(&self, agreed: &ConfirmedAction<'_>) -> RunResult {
         let (action, chosen, count) = (audit::new_action(), agreed.plan.fingerprints(), agreed.plan.count());
+        let record = Record {
+            action: action.clone(),
+            who: self.who.clone(),
+            from: "command line".to_owned(),
+            filter: agreed.filter.clone(),
+            ids: agreed.plan.chosen.iter().take(audit::MOST_IDS).map(|chosen| chosen.id.to_string()).collect(),
+            count,
+            reason: agreed.reason.clone(),
+            ..Record::default()
+        }
+        .begun(agreed.message_action);
+        // If the stream cannot be written, the record of the action's end says so.
+        let _ = self.dead_letters.record(record.clone()).await;
         let bar = progress(count, agreed.message_action.as_str());
         let run = Run {
             dead_letters: &self.dead_letters,
@@ -127,17 +140,7 @@ impl Tool {
         };
         let ended = run.run(&|_, _| bar.inc(1)).await;
         bar.finish_and_clear();
-        let record = Record {
-            action,
-            who: self.who.clone(),
-            from: "command line".to_owned(),
-            filter: agreed.filter.clone(),
-            ids: agreed.plan.chosen.iter().take(audit::MOST_IDS).map(|chosen| chosen.id.to_string()).collect(),
-            count,
-            reason: agreed.reason.clone(),
-            ..Record::default()
-        };
-        self.dead_letters.audit(record.ended(agreed.message_action, &ended)).await;
+        self.dead_letters.audit(record.ended(&ended)).await;
         ended
     }
 }

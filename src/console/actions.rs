@@ -197,7 +197,7 @@ impl App {
             count: counts.values().sum(),
             done: of(&["sent", "created", "failed_again"]),
             skipped: of(&["skipped"]),
-            ..record.ended(message_action, ended)
+            ..record.begun(message_action).ended(ended)
         };
         self.dead_letters.audit(record).await;
     }

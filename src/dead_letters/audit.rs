@@ -1,6 +1,9 @@
-//! The audit: one log line and one stream record for each action of the command line or the console.
+//! The audit: one log line for each action of the command line or the console, and a record in a stream.
+//!
+//! A command also writes a record before its first message, so that one that is killed is on record. [`DeadLetters::records`]
+//! returns the last record of each action.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +23,8 @@ pub const MOST_IDS: usize = 100;
 const MOST_RECORDS: usize = 2_000;
 /// Time limit for writing a record.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The result of an action whose end is not on record.
+pub(crate) const BEGUN: &str = "begun, and not ended: it still runs, or was killed";
 
 /// One action.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,22 +56,16 @@ pub struct Record {
     /// The fields that were edited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edited: Option<String>,
-    /// How it ended: `done`, `cancelled`, or what went wrong.
+    /// How it ended: `done`, `cancelled`, what went wrong, or that it has only begun.
     pub result: String,
 }
 
 impl Record {
-    /// Adds the results of an action to its record.
+    /// The record of an action that begins.
     #[must_use]
-    pub fn ended(mut self, message_action: &MessageAction, ended: &RunResult) -> Self {
+    pub(crate) fn begun(mut self, message_action: &MessageAction) -> Self {
         self.what = message_action.as_str().to_owned();
-        self.done = ended.done + ended.ack_lost;
-        self.skipped = ended.skipped();
-        self.result = match (&ended.error, ended.interrupted) {
-            (Some(error), _) => error.clone(),
-            (None, true) => "cancelled".to_owned(),
-            (None, false) => "done".to_owned(),
-        };
+        self.result = BEGUN.to_owned();
         if let MessageAction::Discard { reason, .. } = message_action {
             self.reason = Some(reason.clone());
         }
@@ -77,6 +76,19 @@ impl Record {
                 self.ids = vec![id.clone()];
             }
         }
+        self
+    }
+
+    /// Adds the results of an action to its record.
+    #[must_use]
+    pub(crate) fn ended(mut self, ended: &RunResult) -> Self {
+        self.done = ended.done + ended.ack_lost;
+        self.skipped = ended.skipped();
+        self.result = match (&ended.error, ended.interrupted) {
+            (Some(error), _) => error.clone(),
+            (None, true) => "cancelled".to_owned(),
+            (None, false) => "done".to_owned(),
+        };
         self
     }
 }
@@ -97,29 +109,32 @@ pub fn user(variable: impl Fn(&str) -> Option<String>, uid: u32) -> String {
 impl DeadLetters {
     /// Writes a record to the log and to the stream. If the stream fails, that is only logged, because the action is
     /// already done.
-    pub async fn audit(&self, mut record: Record) {
-        record.at = rfc3339(self.clock.now());
-        record.ids.truncate(MOST_IDS);
+    pub async fn audit(&self, record: Record) {
         let Record { action, what, who, from, filter, count, done, skipped, reason, edited, result, .. } = &record;
-        let ids = record.ids.join(",");
+        let ids = record.ids.iter().take(MOST_IDS).map(String::as_str).collect::<Vec<_>>().join(",");
         tracing::info!(action, what, who, from, filter, ids, count, done, skipped, reason, edited, result, "audit");
-        let Ok(body) = serde_json::to_vec(&record) else { return };
-        let publisher = Publisher::new(Arc::clone(&self.connector), "audit", TaskTracker::new());
-        let properties = Properties::default().with_content_type("application/json".into());
-        let written = timeout(PATIENCE, publisher.publish(&self.queues.audit, &body, properties)).await;
-        let why = match written {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("no answer in time".to_owned()),
-        };
-        if let Some(why) = why {
+        if let Err(why) = self.record(record).await {
             let stream = self.queues.audit.as_str();
             tracing::warn!(stream, why, "the audit record is in this log only");
         }
-        publisher.close().await;
     }
 
-    /// The newest records of the stream, the newest first.
+    /// Writes a record to the stream only.
+    ///
+    /// # Errors
+    /// Why it may not be there.
+    pub(crate) async fn record(&self, mut record: Record) -> Result<(), String> {
+        record.at = rfc3339(self.clock.now());
+        record.ids.truncate(MOST_IDS);
+        let body = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
+        let publisher = Publisher::new(Arc::clone(&self.connector), "audit", TaskTracker::new());
+        let properties = Properties::default().with_content_type("application/json".into());
+        let written = timeout(PATIENCE, publisher.publish(&self.queues.audit, &body, properties)).await;
+        publisher.close().await;
+        written.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())
+    }
+
+    /// The newest records of the stream, the newest first; of each action only the last one.
     ///
     /// # Errors
     /// Why it cannot be read.
@@ -132,8 +147,17 @@ impl DeadLetters {
             }
         });
         read.await.map_err(|error| error.message)?;
-        Ok(records.into())
+        Ok(last_of_each_action(records.into()))
     }
+}
+
+/// Removes the record of an action's beginning if its end is on record.
+fn last_of_each_action(mut records: Vec<Record>) -> Vec<Record> {
+    let is_begun = |record: &Record| record.result == BEGUN;
+    let ended: HashSet<String> =
+        records.iter().filter(|record| !is_begun(record)).map(|record| record.action.clone()).collect();
+    records.retain(|record| !(is_begun(record) && ended.contains(&record.action)));
+    records
 }
 
 #[cfg(test)]
@@ -153,6 +177,18 @@ mod tests {
         let edited = Edited { note: None, new_id: Some("new".to_owned()) };
         let replay = MessageAction::Replay { set: Vec::new(), body: None, edited };
         let record = Record { ids: vec!["old".to_owned()], ..Record::default() };
-        assert_eq!(record.ended(&replay, &RunResult::default()).ids, ["new"]);
+        assert_eq!(record.begun(&replay).ids, ["new"]);
+    }
+
+    #[test]
+    fn records_show_the_end_of_an_action_and_the_beginning_of_one_without_an_end() {
+        let record = |action: &str, result: &str| Record {
+            action: action.to_owned(),
+            result: result.to_owned(),
+            ..Record::default()
+        };
+        let newest_first = vec![record("a", "done"), record("b", BEGUN), record("a", BEGUN), record("", "done")];
+        let shown = vec![record("a", "done"), record("b", BEGUN), record("", "done")];
+        assert_eq!(last_of_each_action(newest_first), shown);
     }
 }

@@ -17,7 +17,7 @@ use crate::console::safety::{Form, Visitor};
 use crate::console::store::Action;
 use crate::console::times::When;
 use crate::count::grouped;
-use crate::dead_letters::audit::Record;
+use crate::dead_letters::audit::{BEGUN, Record};
 use crate::dead_letters::filter::Filter;
 
 /// The most records on the page.
@@ -129,12 +129,13 @@ fn recorded(app: &App, record: &Record, ours: &[Action], results: &HashMap<Strin
             Some(action) => result(action, &app.store.counts(&action.id).unwrap_or_default()) + &ending(action),
             None => match results.get(&record.action) {
                 Some(result) => format!("{result}{suffix}"),
-                None if record.count == 0 => record.result.clone(),
+                None if record.count == 0 || record.result == BEGUN => record.result.clone(),
                 None => format!("{} of {}{suffix}", grouped(record.done), grouped(record.count)),
             },
         },
         link: action.map(|action| format!("{}actions/{}", app.base, action.id)),
-        restore: (action.is_none() && record.what == "discard" && record.done > 0).then(|| record.action.clone()),
+        restore: (action.is_none() && record.what == "discard" && (record.done > 0 || record.result == BEGUN))
+            .then(|| record.action.clone()),
     }
 }
 

@@ -73,3 +73,19 @@ async fn interrupted_slow_replay_continues_and_holds_no_message_for_long() {
     rig.wait_for_dead_letters(30).await;
     assert_eq!(rig.crm.names().await.len(), 30);
 }
+
+#[tokio::test]
+async fn killed_replay_is_on_record() {
+    let rig = Rig::new("dead.audit").await;
+    rig.declare_topology().await;
+    for n in 0..3 {
+        rig.put_dead_letter(&task("x"), dead_properties(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
+    }
+    let replay = Process::start(&["dead-letters", "replay", "--yes", "--all", "--rate", "0.5"], &rig.env(&[]));
+    let under_way = || async { (rig.amqp.count(&rig.queue).await == Some(1)).then_some(()) };
+    crate::support::eventually("the first copy", under_way).await;
+    replay.kill().await;
+    let [.., audit] = rig.tool_queues();
+    let recorded = || async { (rig.amqp.count(&audit).await == Some(1)).then_some(()) };
+    crate::support::eventually("a record in the stream", recorded).await;
+}

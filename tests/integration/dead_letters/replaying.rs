@@ -299,8 +299,8 @@ async fn discarded_messages_are_recorded_and_can_be_restored() {
     assert_eq!(succeeds(&env, &["restore", "--yes", "m-1"]).await, "restored, each confirmed: 1\n");
     rig.wait_for_dead_letters(4).await;
     assert_eq!(rig.amqp.count(&discarded).await, Some(1));
-    let recorded = || async { (rig.amqp.count(&audit).await == Some(2)).then_some(()) };
-    crate::support::eventually("two records in the stream", recorded).await;
+    let recorded = || async { (rig.amqp.count(&audit).await == Some(4)).then_some(()) };
+    crate::support::eventually("two records of each action in the stream", recorded).await;
     assert_eq!(
         succeeds(&env, &["discard", "--yes", "--all", "--reason", "a test", "--for-good"]).await,
         "discarded: 4\n"
