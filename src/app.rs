@@ -30,7 +30,7 @@ use crate::observe::events::Events;
 use crate::observe::listener::bind;
 use crate::observe::logs::Repeated;
 use crate::observe::status::Status;
-use crate::observe::traces::FLUSH;
+use crate::observe::traces::FLUSH_TIMEOUT;
 use crate::reload;
 use crate::retry::{Backoff, Schedule, jittered};
 use crate::settle::Settler;
@@ -45,13 +45,13 @@ const PREFETCH_PER_SLOT: usize = 24;
 /// The most: each unsettled message takes memory, up to its largest size.
 const MAX_PREFETCH: usize = 512;
 /// First and longest wait before another attempt to open the ledger.
-const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+const REOPEN_WAITS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// How often the queues are counted and the rates measured.
-const MEASURE: Duration = Duration::from_secs(10);
+const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the broker's connections may take to close once everything is settled, and then the rest.
-const CLOSING: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the process may still run after `shutdown.grace`.
-pub(crate) const AFTER_GRACE: Duration = CLOSING.saturating_mul(2).saturating_add(FLUSH);
+pub(crate) const AFTER_GRACE: Duration = CLOSE_TIMEOUT.saturating_mul(2).saturating_add(FLUSH_TIMEOUT);
 
 /// A worker that is ready to run.
 pub struct App {
@@ -117,7 +117,7 @@ impl App {
             Some(ledger) => work(&config, &status, Parts { crm, ledger, schedule, stop }, &services).await,
             None => Ok(()),
         };
-        let failed = services.end(CLOSING).await;
+        let failed = services.end(CLOSE_TIMEOUT).await;
         ended.and(failed)
     }
 }
@@ -235,14 +235,14 @@ async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Se
         }
     };
     // The end of the process closes a connection that does not close in time.
-    let _ = timeout(CLOSING, closing).await;
+    let _ = timeout(CLOSE_TIMEOUT, closing).await;
     refused.map_or(settled, Err)
 }
 
 /// Counts the queues and measures the rates, for the forecast.
 async fn measure(connector: Arc<Connector>, topology: Topology, status: Arc<Status>, stop: CancellationToken) {
     let queues: Vec<String> = topology.queues.into_iter().map(|queue| queue.name).collect();
-    depths::watch(&connector, &queues, MEASURE, &stop, |depths| status.measure(depths)).await;
+    depths::watch(&connector, &queues, MEASURE_INTERVAL, &stop, |depths| status.measure(depths)).await;
 }
 
 fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, tasks: &TaskTracker) -> Worker {
@@ -294,7 +294,7 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, 
 
 /// Opens the ledger, and tries again until it works; none if the worker must stop before.
 async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationToken) -> Option<Arc<dyn Ledger>> {
-    let mut backoff = Backoff::new(REOPEN.0, REOPEN.1);
+    let mut backoff = Backoff::new(REOPEN_WAITS.0, REOPEN_WAITS.1);
     let mut failing = Repeated::new("the ledger cannot be opened, trying again", Clock::system());
     loop {
         let opened = tokio::select! {

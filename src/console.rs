@@ -41,15 +41,15 @@ use crate::observe::watched_files::WatchedFiles;
 use crate::reload;
 
 /// Connections at a time, at most.
-const CONNECTIONS: usize = 128;
+const MAX_CONNECTIONS: usize = 128;
 /// Time limit for the head of a request.
-const HEAD: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit for a request and its answer. The longest is the download of all dead letters.
-const EXCHANGE: Duration = Duration::from_secs(600);
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Time limit for open work when the console ends.
 const GRACE: Duration = Duration::from_secs(10);
 /// Interval at which old sessions and actions are deleted.
-const SWEEP: Duration = Duration::from_secs(3_600);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// What every page has access to.
 pub(crate) struct App {
@@ -166,7 +166,7 @@ impl Console {
         app.resume()?;
         let routes = pages::routes(&app);
         app.watch_logins();
-        let (places, sweeping) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::clone(&app));
+        let (places, sweeping) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), Arc::clone(&app));
         app.tasks.spawn(async move {
             let swept = async {
                 loop {
@@ -176,7 +176,7 @@ impl Console {
                             "old records could not be deleted from console.state; check its disk and permissions"
                         );
                     }
-                    sleep(SWEEP).await;
+                    sleep(SWEEP_INTERVAL).await;
                 }
             };
             let _: Option<()> = sweeping.stop.run_until_cancelled(swept).await;
@@ -210,7 +210,7 @@ impl Console {
 async fn connection(routes: Router, stream: tokio::net::TcpStream, peer: Peer) {
     let service = TowerToHyperService::new(routes.layer(Extension(peer)));
     let mut http = http1::Builder::new();
-    let served = http.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(false);
+    let served = http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).keep_alive(false);
     // A client that sends a broken request, or sends too slowly, gets no answer.
-    let _ = timeout(EXCHANGE, served.serve_connection(TokioIo::new(stream), service)).await;
+    let _ = timeout(EXCHANGE_TIMEOUT, served.serve_connection(TokioIo::new(stream), service)).await;
 }

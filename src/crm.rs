@@ -1,8 +1,8 @@
 //! The HTTP client for the CRM. It sends one attempt; this is the only code that names reqwest.
 //!
 //! The client never repeats a request that may have been sent, and never follows a redirect, because the call is not
-//! idempotent. It closes an idle connection after [`IDLE`], before the server does: a request on a connection that the
-//! server closes may get no answer. It accepts answers that proxies have changed.
+//! idempotent. It closes an idle connection after [`IDLE_TIMEOUT`], before the server does: a request on a connection that
+//! the server closes may get no answer. It accepts answers that proxies have changed.
 
 pub mod classify;
 pub mod exchange;
@@ -36,7 +36,7 @@ pub const TOKEN_HEADER: &str = "wolkvox-token";
 static WOLKVOX_TOKEN: HeaderName = HeaderName::from_static(TOKEN_HEADER);
 static APPLICATION_JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// How long an idle connection is kept.
-const IDLE: Duration = Duration::from_secs(4);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The largest answer that is read, in bytes, before and after decompression.
 const MAX_REPLY: usize = 1 << 20;
 /// The most header lines of an answer.
@@ -125,7 +125,7 @@ fn client(config: &config::Crm, server: &Url) -> Result<reqwest::Client, String>
         .no_proxy()
         .connect_timeout(connect_timeout(config))
         .timeout(config.request_timeout)
-        .pool_idle_timeout(IDLE)
+        .pool_idle_timeout(IDLE_TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
         // With redirects allowed, the client keeps a copy of each request.
         .retry(reqwest::retry::never().max_retries_per_request(0))

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::broker::connect::WAIT;
+use crate::broker::connect::ANSWER_TIMEOUT;
 use crate::broker::{Acker, Delivery, DeliveryGone, Message};
 
 /// Settles the deliveries of one channel.
@@ -30,7 +30,7 @@ impl Acker for DeliveryAcker {
     }
 
     fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
-        Box::pin(async move { settled(timeout(WAIT, self.acker.ack(BasicAckOptions::default())).await) })
+        Box::pin(async move { settled(timeout(ANSWER_TIMEOUT, self.acker.ack(BasicAckOptions::default())).await) })
     }
 
     fn nack_requeue(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
@@ -39,7 +39,7 @@ impl Acker for DeliveryAcker {
 
     fn reject(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
         let options = BasicRejectOptions { requeue: false };
-        Box::pin(async move { settled(timeout(WAIT, self.acker.reject(options)).await) })
+        Box::pin(async move { settled(timeout(ANSWER_TIMEOUT, self.acker.reject(options)).await) })
     }
 }
 
@@ -64,7 +64,7 @@ pub(super) fn receive(
 
 /// Returns a delivery to its queue.
 pub(super) async fn nack_requeue(acker: &LapinAcker) -> Result<(), DeliveryGone> {
-    settled(timeout(WAIT, acker.nack(BasicNackOptions { requeue: true, multiple: false })).await)
+    settled(timeout(ANSWER_TIMEOUT, acker.nack(BasicNackOptions { requeue: true, multiple: false })).await)
 }
 
 /// Only `Ok(true)` means that the answer was sent to RabbitMQ.

@@ -9,7 +9,7 @@ use crate::broker::topology::{owner_queue, short};
 use crate::broker::{Acker as _, CompareOwners, Owners, Properties, Publish};
 
 /// More ids than the queue ever holds.
-const MOST: usize = 16;
+const MAX_OWNERS: usize = 16;
 
 /// Why the owners could not be compared.
 pub(super) enum OwnerError {
@@ -38,7 +38,7 @@ pub(super) async fn take_ownership(
     let unusable = loop {
         let get = channel.basic_get(short(&queue)?, BasicGetOptions::default());
         match bounded(&format!("read {queue}"), get).await {
-            Ok(Some(message)) if found.len() < MOST => found.push(message.delivery),
+            Ok(Some(message)) if found.len() < MAX_OWNERS => found.push(message.delivery),
             Ok(_) => break None,
             Err(error) if matches!(error.code, Some(BrokerError::NOT_FOUND | BrokerError::ACCESS_REFUSED)) => {
                 break Some(error.message);

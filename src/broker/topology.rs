@@ -32,7 +32,7 @@ const DISCARDED_KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// How long the stream of operators' actions is kept, as RabbitMQ writes it.
 const AUDIT_KEPT: &str = "90D";
 /// How long a held message stays on the hold queue.
-pub const HOLD: Duration = Duration::from_secs(10);
+pub const HOLD_QUEUE_DELAY: Duration = Duration::from_secs(10);
 
 /// One queue and its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl Topology {
             owner(broker),
             discarded(broker),
             audit(broker),
-            waiting(broker, hold_queue(&broker.queue), HOLD),
+            waiting(broker, hold_queue(&broker.queue), HOLD_QUEUE_DELAY),
         ];
         for delay in delays {
             let name = retry_queue(&broker.queue, *delay);

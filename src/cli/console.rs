@@ -52,12 +52,12 @@ pub async fn run(args: &Args, sources: &Sources, stop: CancellationToken) -> Res
 }
 
 fn hash_password() -> Result<ExitCode, Error> {
-    const MOST: u64 = 1_024;
+    const MAX_PASSWORD_BYTES: u64 = 1_024;
     if std::io::stdin().is_terminal() {
         eprintln!("Type the password, then Enter and Ctrl-D. It is shown while you type; a pipe hides it.");
     }
     let mut password = String::new();
-    std::io::stdin().take(MOST).read_to_string(&mut password).map_err(Error::failed)?;
+    std::io::stdin().take(MAX_PASSWORD_BYTES).read_to_string(&mut password).map_err(Error::failed)?;
     let password = password.trim_end_matches(['\r', '\n']);
     if password.len() < 8 {
         return Err(Error::failed("the password is too short: it must have at least 8 characters"));

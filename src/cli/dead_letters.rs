@@ -117,7 +117,7 @@ impl Tool {
             who: self.who.clone(),
             from: "command line".to_owned(),
             filter: agreed.filter.clone(),
-            ids: agreed.plan.chosen.iter().take(audit::MOST_IDS).map(|chosen| chosen.id.to_string()).collect(),
+            ids: agreed.plan.chosen.iter().take(audit::MAX_IDS).map(|chosen| chosen.id.to_string()).collect(),
             count,
             reason: agreed.reason.clone(),
             ..Record::default()

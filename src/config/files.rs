@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// The largest file that holds a secret, in bytes (64 KiB).
-pub(super) const SECRET: u64 = 64 << 10;
+pub(super) const MAX_SECRET_BYTES: u64 = 64 << 10;
 /// The largest configuration file, in bytes (1 MiB).
-pub(super) const TOML: u64 = 1 << 20;
+pub(super) const MAX_TOML_BYTES: u64 = 1 << 20;
 /// Time limit for a file.
-pub(super) const WAIT: Duration = Duration::from_secs(10);
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval at which the reader checks for a stop.
-const LOOK: Duration = Duration::from_millis(50);
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The end of an error about a file that was not read because the process stops.
 pub(super) const INTERRUPTED: &str = "was not read: interrupted";
@@ -52,12 +52,12 @@ fn within_limit<T: Send + 'static>(
         // The caller may have stopped waiting.
         let _ = sender.send(read());
     });
-    let looks = WAIT.as_millis() / LOOK.as_millis();
+    let looks = READ_TIMEOUT.as_millis() / STOP_CHECK_INTERVAL.as_millis();
     for _ in 0..looks {
         if stop.is_cancelled() {
             return Err(INTERRUPTED.to_owned());
         }
-        match receiver.recv_timeout(LOOK) {
+        match receiver.recv_timeout(STOP_CHECK_INTERVAL) {
             Ok(read) => return read,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
@@ -66,9 +66,9 @@ fn within_limit<T: Send + 'static>(
     Err(hangs())
 }
 
-/// The end of an error about a file that did not answer within [`WAIT`].
+/// The end of an error about a file that did not answer within [`READ_TIMEOUT`].
 pub(super) fn hangs() -> String {
-    format!("cannot be read within {} s; does its file system hang, or is it a pipe?", WAIT.as_secs())
+    format!("cannot be read within {} s; does its file system hang, or is it a pipe?", READ_TIMEOUT.as_secs())
 }
 
 /// Reads the file without a time limit.
@@ -146,7 +146,7 @@ mod tests {
         assert!(status.success());
         let stop = CancellationToken::new();
         let (asking, path) = (stop.clone(), pipe.clone());
-        let reading = std::thread::spawn(move || read(&path, SECRET, &asking));
+        let reading = std::thread::spawn(move || read(&path, MAX_SECRET_BYTES, &asking));
         stop.cancel();
         assert_eq!(reading.join().unwrap().unwrap_err(), INTERRUPTED);
         // Ends the thread that hangs.

@@ -54,11 +54,11 @@ pub enum Kind {
 }
 
 /// The most API tokens. With the most requests per token, they stay below the largest prefetch count.
-pub(super) const MOST_TOKENS: usize = 64;
+pub(super) const MAX_TOKENS: usize = 64;
 /// The most delayed rounds.
-pub(super) const MOST_DELAYS: usize = 20;
+pub(super) const MAX_DELAYS: usize = 20;
 /// The longest queue name in AMQP.
-const QUEUE_BYTES: usize = 255;
+const MAX_QUEUE_BYTES: usize = 255;
 /// The longest work queue name that leaves room for the longest suffix of our other queues.
 const SUFFIX_BYTES: usize = ".retry.86399999ms".len();
 
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn bounds_in_words_match_the_code() {
-        assert!(find("crm.tokens").unwrap().allowed().contains(&MOST_TOKENS.to_string()));
-        assert!(find("retry.delays").unwrap().allowed().contains(&MOST_DELAYS.to_string()));
+        assert!(find("crm.tokens").unwrap().allowed().contains(&MAX_TOKENS.to_string()));
+        assert!(find("retry.delays").unwrap().allowed().contains(&MAX_DELAYS.to_string()));
     }
 }

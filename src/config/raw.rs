@@ -250,7 +250,7 @@ fn has_gap(text: &str) -> bool {
 /// # Errors
 /// What is wrong with the file, as the rest of a sentence, without its content.
 fn read_secret(key: &Key, path: &Path, stop: &CancellationToken) -> Result<Written, String> {
-    secret(key, path, &files::read(path, files::SECRET, stop)?)
+    secret(key, path, &files::read(path, files::MAX_SECRET_BYTES, stop)?)
 }
 
 /// Parses the text of a secret's file.
@@ -258,7 +258,7 @@ fn read_secret(key: &Key, path: &Path, stop: &CancellationToken) -> Result<Writt
 /// # Errors
 /// The same as [`read_secret`].
 pub(super) fn secret(key: &Key, path: &Path, text: &str) -> Result<Written, String> {
-    let file = WatchedFile::new(path, text, files::SECRET);
+    let file = WatchedFile::new(path, text, files::MAX_SECRET_BYTES);
     if text.starts_with('\u{feff}') {
         return Err("begins with a byte-order mark; save it as UTF-8 without one".to_owned());
     }

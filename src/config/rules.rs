@@ -317,7 +317,7 @@ impl Events {
                 Ok(read) => events = read,
                 Err(found) => {
                     problems.extend(found.0);
-                    events.rules_file = Some(WatchedFile::new(&path, "", files::TOML));
+                    events.rules_file = Some(WatchedFile::new(&path, "", files::MAX_TOML_BYTES));
                 }
             }
         } else if let Some((value, source)) = rules {

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::address;
-use super::keys::{Key, MOST_DELAYS, MOST_TOKENS};
+use super::keys::{Key, MAX_DELAYS, MAX_TOKENS};
 use super::parse::{Parsed, Reader, Reported, any, choice, count, duration, duration_within, flag, path, queue, text};
 use super::proxy::Proxy;
 use super::raw::Sources;
@@ -152,7 +152,7 @@ fn crm(reader: &mut Reader<'_>, sources: &Sources) -> Result<Crm, Reported> {
 pub(super) fn tokens(reader: &mut Reader<'_>) -> Result<Vec<SecretString>, Reported> {
     let tokens = reader.each("crm.tokens", token)?;
     let before = reader.problems.len();
-    if tokens.len() > MOST_TOKENS {
+    if tokens.len() > MAX_TOKENS {
         reader.problem("crm.tokens", format!("there are {} tokens", tokens.len()));
     }
     let mut first = HashMap::new();
@@ -272,7 +272,7 @@ fn delays(reader: &mut Reader<'_>) -> Result<Vec<Duration>, Reported> {
     let written = reader.raw.get("retry.delays").flatten();
     match written.map(|written| written.entries.as_slice()) {
         Some([none]) if none == "none" => return Ok(Vec::new()),
-        Some(many) if many.len() > MOST_DELAYS => {
+        Some(many) if many.len() > MAX_DELAYS => {
             reader.problem("retry.delays", format!("there are {} delays", many.len()));
         }
         Some(_) | None => {}

@@ -14,22 +14,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::App;
 use super::store::{Action, Counts, Item};
-use crate::dead_letters::audit::{MOST_IDS, Record};
+use crate::dead_letters::audit::{MAX_IDS, Record};
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::plan::ExclusionReason;
 use crate::dead_letters::run::{Edited, MessageAction, MessageResult, Run, RunResult};
-use crate::dead_letters::scan::HOLD;
+use crate::dead_letters::scan::SCAN_HOLD;
 use crate::observe::ledger_page::LedgerResult;
 
 /// The parameter that names one message in place of a filter.
 pub(crate) const PRINT: &str = "print";
 /// The most messages of one action.
-pub(crate) const MOST: usize = 200_000;
+pub(crate) const MAX_MESSAGES: usize = 200_000;
 /// How many ids the ledger is asked about each time that somebody opens an action's page.
-const FOLLOWED: u32 = 1_000;
+const MAX_FOLLOWED_IDS: u32 = 1_000;
 /// Shortest interval between two of these questions.
-const FOLLOW: Duration = Duration::from_secs(3);
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(3);
 
 /// The actions that run now.
 #[derive(Default)]
@@ -131,7 +131,7 @@ impl App {
     }
 
     async fn run(&self, action: &Action, stop: &CancellationToken) -> Result<(), String> {
-        let items = self.store.items(&action.id, "waiting", u32::try_from(MOST).unwrap_or(u32::MAX))?;
+        let items = self.store.items(&action.id, "waiting", u32::try_from(MAX_MESSAGES).unwrap_or(u32::MAX))?;
         let message_action = message_action(action);
         let chosen: HashSet<u128> = items.iter().map(|item| item.print).collect();
         let ledger = LedgerAccess::open(&self.config).await;
@@ -142,7 +142,7 @@ impl App {
             chosen: &chosen,
             count: items.iter().map(|item| item.alike).sum(),
             rate: action.rate,
-            hold: HOLD,
+            hold: SCAN_HOLD,
             ledger: &ledger,
             found_in_crm: &|id| self.store.is_found_in_crm(id),
             stop,
@@ -188,7 +188,7 @@ impl App {
             who: action.who.clone(),
             from: format!("console {}", action.address),
             filter: action.filter.clone(),
-            ids: items.iter().take(MOST_IDS).map(|item| item.id.clone()).collect(),
+            ids: items.iter().take(MAX_IDS).map(|item| item.id.clone()).collect(),
             reason: action.reason.clone(),
             ..Record::default()
         };
@@ -212,7 +212,7 @@ impl App {
             let again = snapshot.entries.iter().filter(|entry| entry.action.as_deref() == Some(&*action.id));
             outcomes.extend(again.map(|entry| (entry.id.to_string(), "failed_again")));
         }
-        let sent = self.store.items(&action.id, "sent", FOLLOWED)?;
+        let sent = self.store.items(&action.id, "sent", MAX_FOLLOWED_IDS)?;
         let ids: Vec<String> = match &action.new_id {
             Some(id) => vec![id.clone()],
             None => sent.iter().map(|item| item.id.clone()).collect(),
@@ -228,7 +228,7 @@ impl App {
 
     fn may_follow(&self, id: &str) -> bool {
         let mut followed = self.running.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        followed.retain(|_, at| at.elapsed() < FOLLOW);
+        followed.retain(|_, at| at.elapsed() < FOLLOW_INTERVAL);
         let may = !followed.contains_key(id);
         if may {
             followed.insert(id.to_owned(), Instant::now());

@@ -17,15 +17,15 @@ use crate::config::Console;
 use crate::observe::ledger_page::hex;
 
 /// The longest password that is checked, in bytes.
-const MOST_PASSWORD: usize = 1_024;
+const MAX_PASSWORD_BYTES: usize = 1_024;
 /// The largest password file that is read, in bytes.
-const MOST_FILE: u64 = 64 << 10;
+const MAX_FILE_BYTES: u64 = 64 << 10;
 /// First and longest wait after wrong passwords.
-const DELAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+const LOGIN_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// The most addresses whose wrong passwords are remembered.
-const MOST_ADDRESSES: usize = 10_000;
+const MAX_ADDRESSES: usize = 10_000;
 /// The most memory that one hash may ask for, in KiB, so that a password file cannot make a login use all memory.
-const MOST_MEMORY: u32 = 1 << 18;
+const MAX_HASH_MEMORY_KIB: u32 = 1 << 18;
 
 /// What a visitor can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +125,7 @@ impl Auth {
             return Checked::Wait(wait);
         }
         let (address, mut right) = (network(address), None);
-        if turn.is_ok() && password.expose_secret().len() <= MOST_PASSWORD {
+        if turn.is_ok() && password.expose_secret().len() <= MAX_PASSWORD_BYTES {
             tokio::task::block_in_place(|| {
                 for login in self.logins.iter().filter(|login| login.name.as_deref().is_none_or(|only| only == name)) {
                     if right.is_none() && verify(&login.hash, password) {
@@ -138,10 +138,10 @@ impl Auth {
         if right.is_some() {
             failures.remove(&address);
         } else {
-            if failures.len() >= MOST_ADDRESSES {
+            if failures.len() >= MAX_ADDRESSES {
                 failures.retain(|_, (count, at)| at.elapsed() < delay(*count));
             }
-            if failures.len() < MOST_ADDRESSES || failures.contains_key(&address) {
+            if failures.len() < MAX_ADDRESSES || failures.contains_key(&address) {
                 let failure = failures.entry(address).or_insert((0, Instant::now()));
                 *failure = (failure.0.saturating_add(1), Instant::now());
             }
@@ -160,7 +160,7 @@ fn network(address: IpAddr) -> IpAddr {
 
 /// The wait after this many wrong passwords in a row.
 fn delay(count: u32) -> Duration {
-    DELAY.0.saturating_mul(1 << count.saturating_sub(1).min(16)).min(DELAY.1)
+    LOGIN_WAITS.0.saturating_mul(1 << count.saturating_sub(1).min(16)).min(LOGIN_WAITS.1)
 }
 
 fn verify(hash: &SecretString, password: &SecretString) -> bool {
@@ -172,9 +172,9 @@ fn read(path: &Path, role: Role) -> Result<Vec<Login>, String> {
     use std::io::Read as _;
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
-    file.take(MOST_FILE + 1).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
-    if text.len() as u64 > MOST_FILE {
-        return Err(format!("has more than {MOST_FILE} bytes"));
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("has more than {MAX_FILE_BYTES} bytes"));
     }
     let mut logins = Vec::new();
     for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#')) {
@@ -184,7 +184,7 @@ fn read(path: &Path, role: Role) -> Result<Vec<Login>, String> {
         };
         let is_good = PasswordHash::new(hash).is_ok_and(|parsed| {
             let memory = Params::try_from(&parsed).map(|params| params.m_cost());
-            parsed.algorithm.as_str().starts_with("argon2") && memory.is_ok_and(|memory| memory <= MOST_MEMORY)
+            parsed.algorithm.as_str().starts_with("argon2") && memory.is_ok_and(|memory| memory <= MAX_HASH_MEMORY_KIB)
         });
         if !is_good {
             return Err(format!("line {} is not an Argon2 hash; \"console --hash-password\" makes one", n + 1));

@@ -25,15 +25,15 @@ use crate::message::export;
 use crate::message::retry_state::{EDITED, PastAttempt, RetryState, string};
 
 /// Age of the last reading from which a page starts another one.
-const FRESH: Duration = Duration::from_secs(60);
+const MAX_AGE: Duration = Duration::from_secs(60);
 /// Bytes of each body that are kept. The rest is read from the queue on request.
 pub(crate) const BODY: usize = 64 << 10;
 /// How long the count of an action waits for a reading.
 const COUNT_WAIT: Duration = Duration::from_secs(120);
 /// Age of an empty reading from which a page asks RabbitMQ whether the queues are still empty.
-const EMPTY_FRESH: Duration = Duration::from_secs(2);
+const MAX_AGE_WHEN_EMPTY: Duration = Duration::from_secs(2);
 /// How long a page waits for a running reading.
-const WAIT: Duration = Duration::from_secs(2);
+const READING_WAIT: Duration = Duration::from_secs(2);
 
 /// The result of one reading.
 pub(crate) struct Snapshot {
@@ -96,8 +96,9 @@ impl Index {
     /// The last reading. Starts another one when it is old, and waits a short time for the first one.
     pub(crate) async fn view(self: &Arc<Self>, tasks: &TaskTracker, stop: &CancellationToken) -> View {
         let last = self.snapshot();
-        let is_fresh = last.as_ref().is_some_and(|last| last.began.elapsed() < FRESH);
-        let was_empty = last.as_ref().is_some_and(|last| last.entries.is_empty() && last.began.elapsed() > EMPTY_FRESH);
+        let is_fresh = last.as_ref().is_some_and(|last| last.began.elapsed() < MAX_AGE);
+        let was_empty =
+            last.as_ref().is_some_and(|last| last.entries.is_empty() && last.began.elapsed() > MAX_AGE_WHEN_EMPTY);
         if !is_fresh || (was_empty && !self.are_queues_empty().await) {
             self.read(tasks, stop);
             if last.is_none_or(|last| last.entries.is_empty()) {
@@ -168,7 +169,7 @@ impl Index {
     async fn wait(&self) {
         let reading = lock(&self.reading).clone();
         if let Some(reading) = reading {
-            let _ = timeout(WAIT, reading.cancelled()).await;
+            let _ = timeout(READING_WAIT, reading.cancelled()).await;
         }
     }
 

@@ -19,7 +19,7 @@ use super::auth::{self, Role};
 use super::store::Session;
 
 /// The largest form, in bytes: the largest body, each byte percent-encoded as three.
-const MOST_FORM: usize = 1 << 20;
+const MAX_FORM_BYTES: usize = 1 << 20;
 /// The name of the session's cookie.
 const SESSION: &str = "wtw_session";
 /// Content-Security-Policy: only our own style sheet, no frames, forms only to this console.
@@ -87,7 +87,7 @@ pub(crate) async fn form(visitor: &Visitor, request: Request) -> Result<Form, Re
 
 /// The fields of a post whose token was not checked yet.
 pub(crate) async fn read(request: Request) -> Option<Form> {
-    let body = to_bytes(request.into_body(), MOST_FORM).await.ok()?;
+    let body = to_bytes(request.into_body(), MAX_FORM_BYTES).await.ok()?;
     let fields = form_urlencoded::parse(&body).map(|(name, value)| (name.into_owned(), value.into_owned()));
     Some(Form(fields.collect()))
 }

@@ -5,7 +5,7 @@ use crate::message::dead_letter::DeadLetter;
 use crate::message::failure::shorten;
 
 /// Longest cause, in bytes.
-const CAUSE: usize = 200;
+const MAX_CAUSE_BYTES: usize = 200;
 
 /// The cause by which messages are grouped: the CRM's code and words, or else the reason without its values; with the
 /// rule's name in front.
@@ -26,7 +26,7 @@ pub fn of(dead_letter: &DeadLetter, rule: Option<&str>) -> String {
         Some(_) => format!("{named}: {cause}"),
         None => cause,
     };
-    shorten(&cause, CAUSE)
+    shorten(&cause, MAX_CAUSE_BYTES)
 }
 
 /// The first field that the reason of a message names: `completion_date: is …`.
@@ -45,10 +45,10 @@ pub fn field(dead_letter: &DeadLetter) -> Option<&str> {
 /// A text without its values: quoted text becomes `"…"`; numbers, ids and dates become `N`.
 #[must_use]
 pub fn normalised(text: &str) -> String {
-    let mut left = String::with_capacity(text.len().min(CAUSE * 2));
+    let mut left = String::with_capacity(text.len().min(MAX_CAUSE_BYTES * 2));
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
-        if left.len() > CAUSE * 2 {
+        if left.len() > MAX_CAUSE_BYTES * 2 {
             break;
         }
         match c {
@@ -128,7 +128,7 @@ mod tests {
             assert_eq!(normalised(other), cause);
         }
         assert_eq!(normalised("THE OWNER\nIS  INACTIVE"), "THE OWNER IS INACTIVE");
-        assert!(normalised(&"word ".repeat(10_000)).len() < CAUSE * 3);
+        assert!(normalised(&"word ".repeat(10_000)).len() < MAX_CAUSE_BYTES * 3);
         assert_eq!(normalised("an open \"quotation"), "an open \"…\"");
     }
 

@@ -18,9 +18,9 @@ use crate::message::retry_state::{RetryState, string};
 use crate::observe::ledger_page::{LedgerEntry, LedgerResult};
 
 /// The most messages that are read of each retry queue. Reading delays their return.
-const MOST_READ: u64 = 20_000;
+const MAX_READ: u64 = 20_000;
 /// The longest time that they are held.
-const HOLD: Duration = Duration::from_secs(30);
+const SCAN_HOLD: Duration = Duration::from_secs(30);
 
 /// A message found on a queue.
 #[derive(Clone, Debug, Serialize)]
@@ -247,7 +247,7 @@ impl DeadLetters {
         stop: &CancellationToken,
         places: &mut Vec<Location>,
     ) -> Result<String, ScanError> {
-        let begun = QueueScan::begin(&self.connector, queue, WINDOW, HOLD).await;
+        let begun = QueueScan::begin(&self.connector, queue, WINDOW, SCAN_HOLD).await;
         let mut scan = match begun {
             Ok(scan) => scan,
             Err(error) if error.code == Some(BrokerError::NOT_FOUND) => return Ok("there is no such queue".to_owned()),
@@ -260,7 +260,7 @@ impl DeadLetters {
                 next = scan.next() => next,
             };
             match next {
-                Ok(Some(delivery)) if read < MOST_READ => {
+                Ok(Some(delivery)) if read < MAX_READ => {
                     read += 1;
                     let message = &delivery.message;
                     let theirs = message.header("x-wtw-message-id").and_then(string);

@@ -9,9 +9,9 @@ use super::{Source, fetched};
 use crate::count::{either, grouped};
 
 /// Ids in one question to the ledger.
-const AT_A_TIME: usize = 100;
+const IDS_PER_CALL: usize = 100;
 /// Ids that are listed for each reason.
-const NAMED: usize = 5;
+const MAX_LISTED_IDS: usize = 5;
 
 /// A message that an action can handle.
 #[derive(Clone, Debug)]
@@ -147,7 +147,7 @@ impl ActionPlan {
     /// Plans a replay.
     pub async fn replay(candidates: Vec<Candidate>, ledger: &LedgerAccess, allowed: Allowed) -> Self {
         let mut counting = Counting::default();
-        for some in candidates.chunks(AT_A_TIME) {
+        for some in candidates.chunks(IDS_PER_CALL) {
             let states = counting.ask(some, ledger).await;
             for (candidate, creation) in some.iter().zip(states) {
                 counting.add(candidate, creation, allowed);
@@ -174,7 +174,7 @@ impl ActionPlan {
     pub async fn discard_created(candidates: Vec<Candidate>, ledger: &LedgerAccess) -> Result<Self, String> {
         let mut created = Vec::new();
         let mut counting = Counting::default();
-        for some in candidates.chunks(AT_A_TIME) {
+        for some in candidates.chunks(IDS_PER_CALL) {
             let states = counting.ask(some, ledger).await;
             if let Some(why) = counting.plan.ledger_error.take() {
                 return Err(why);
@@ -316,7 +316,7 @@ impl Counting {
         });
         if let Some((_, count, ids)) = plan.excluded.get_mut(at) {
             *count += 1;
-            if ids.len() < NAMED {
+            if ids.len() < MAX_LISTED_IDS {
                 ids.push(candidate.id.clone());
             }
         }

@@ -27,9 +27,9 @@ use crate::broker::{Acker, Delivery, Properties, Publish as _, PublishError};
 use crate::duration;
 
 /// The most messages that are handled at the same time.
-const AT_A_TIME: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 /// Time limit for open work after an interruption. RabbitMQ confirms nothing while it blocks publishing.
-const FINISH: Duration = Duration::from_secs(5);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is done to each message.
 #[derive(Clone, Debug)]
@@ -165,7 +165,7 @@ impl Run<'_> {
     /// Waits until the action was stopped and the time limit for open work is over.
     async fn finish_time_is_over(&self) {
         self.stop.cancelled().await;
-        tokio::time::sleep(FINISH).await;
+        tokio::time::sleep(FINISH_TIMEOUT).await;
     }
 }
 
@@ -258,7 +258,7 @@ fn acting<'a>(
 ) -> BoxStream<'a, Result<MessageResult, String>> {
     let (run, skipped) = (filtered.run, filtered.skipped);
     let taken = futures_util::stream::unfold(filtered, next_of);
-    taken.map(move |next| settle(run, publisher, next, on_handled, skipped)).buffer_unordered(AT_A_TIME).boxed()
+    taken.map(move |next| settle(run, publisher, next, on_handled, skipped)).buffer_unordered(MAX_CONCURRENT).boxed()
 }
 
 /// The next chosen message, and the rest of the scan.

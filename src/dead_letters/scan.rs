@@ -16,12 +16,12 @@ use crate::config::TopologyMode;
 use crate::count::{counted, grouped};
 
 /// The longest time that a scan holds messages. RabbitMQ closes a consumer that holds one for thirty minutes.
-pub const HOLD: Duration = Duration::from_secs(300);
+pub const SCAN_HOLD: Duration = Duration::from_secs(300);
 /// The most deliveries of a message when the queue's delivery limit is not known. RabbitMQ 4 drops a message after 20 where
 /// no limit is set.
-const DELIVERIES_UNKNOWN_LIMIT: i64 = 5;
+const MAX_DELIVERIES_WITHOUT_LIMIT: i64 = 5;
 /// From this many deliveries on, the operator is warned that RabbitMQ counts them.
-const DELIVERIES_TOLD: i64 = 1_000;
+const WARNING_DELIVERIES: i64 = 1_000;
 /// The delivery limit of queues that the worker declares.
 const DECLARED_LIMIT: i64 = 1_000_000;
 
@@ -45,7 +45,7 @@ impl Scanned {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = self.partial.iter().cloned().collect();
-        if self.deliveries >= DELIVERIES_TOLD {
+        if self.deliveries >= WARNING_DELIVERIES {
             warnings.push(format!(
                 "RabbitMQ counts each reading, {} so far for some messages, and drops a message beyond the queue's delivery \
                  limit (1000000 as the worker declares it, or what a policy says). Export what you cannot lose.",
@@ -85,7 +85,7 @@ impl DeadLetters {
             let begun = tokio::select! {
                 biased;
                 () = stop.cancelled() => Err(self.explain(*source, Stop::Interrupted)),
-                begun = self.begin(*source, WINDOW, HOLD) => begun,
+                begun = self.begin(*source, WINDOW, SCAN_HOLD) => begun,
             };
             let Some(mut scan) = begun? else { continue };
             scanned.expected += scan.expected();
@@ -120,7 +120,7 @@ impl DeadLetters {
     pub(super) async fn most_deliveries(&self) -> i64 {
         match self.config.broker.topology {
             TopologyMode::Declare => DECLARED_LIMIT / 2,
-            TopologyMode::Verify => self.verified_limit().await.map_or(DELIVERIES_UNKNOWN_LIMIT, |limit| limit / 2),
+            TopologyMode::Verify => self.verified_limit().await.map_or(MAX_DELIVERIES_WITHOUT_LIMIT, |limit| limit / 2),
         }
     }
 

@@ -73,9 +73,9 @@ pub struct Events {
 }
 
 /// How many settled messages are kept.
-const RECENT: usize = 20;
+const MAX_RECENT: usize = 20;
 /// The longest reason of a settled message that is kept, in bytes.
-const RECENT_REASON: usize = 200;
+const MAX_REASON_BYTES: usize = 200;
 
 /// A settled message without its body, for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,13 +177,13 @@ impl Events {
             message_id: settled.message_id.map(ToOwned::to_owned),
             outcome: settled.disposition.as_str().to_owned(),
             kind: failure.map(|failure| failure.kind.as_str().to_owned()),
-            reason: reason.map(|reason| shorten(&reason, RECENT_REASON)),
+            reason: reason.map(|reason| shorten(&reason, MAX_REASON_BYTES)),
             attempts: settled.attempts,
             duration_ms: millis(settled.duration),
         };
         let mut kept = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         kept.push_front(recent);
-        kept.truncate(RECENT);
+        kept.truncate(MAX_RECENT);
     }
 
     /// A message was delivered.

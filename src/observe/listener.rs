@@ -15,7 +15,7 @@ use tokio::time::sleep;
 /// The most connections at once. Further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
 /// Wait after an accept failed, most likely because no file descriptor was free.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(100);
 /// The most connections that the operating system keeps until they are accepted; it can keep fewer.
 const BACKLOG: i32 = 4_096;
 
@@ -109,7 +109,7 @@ pub(crate) async fn accept(listener: &TcpListener, what: &str) -> TcpStream {
             Ok((stream, _)) => return stream,
             Err(error) => {
                 tracing::warn!(%error, "{what} could not accept a connection; if this repeats, raise the limit of open files (ulimit -n)");
-                sleep(PAUSE).await;
+                sleep(ACCEPT_RETRY_WAIT).await;
             }
         }
     }

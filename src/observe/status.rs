@@ -28,7 +28,7 @@ use crate::observe::forecast::{CountsAt, Forecast, Quota, Rate, Rates, forecast}
 use crate::observe::ledger_page::{LedgerEntry, LedgerPage};
 
 /// The most calls of `/ledger` that are answered in a second.
-const LEDGER_CALLS: u32 = 10;
+const MAX_LEDGER_CALLS_PER_SECOND: u32 = 10;
 
 /// The state of the worker.
 pub struct Status {
@@ -63,9 +63,9 @@ pub struct Status {
 }
 
 /// The longest time without progress of the runtime.
-const STALLED: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval at which the runtime records its progress.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The queue and the ledger of a worker.
 struct Serving {
@@ -165,7 +165,7 @@ impl Status {
     /// Records that the runtime makes progress.
     pub async fn beat(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(HEARTBEAT).await;
+            tokio::time::sleep(HEARTBEAT_INTERVAL).await;
             *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
     }
@@ -173,7 +173,7 @@ impl Status {
     /// Whether the runtime made progress recently.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.alive.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < STALLED
+        self.alive.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < STALL_TIMEOUT
     }
 
     /// The ledger is not open for this reason, or is open.
@@ -228,7 +228,7 @@ impl Status {
         let second = self.started.elapsed().as_secs();
         let mut calls = self.ledger_calls.lock().unwrap_or_else(PoisonError::into_inner);
         *calls = if calls.0 == second { (second, calls.1.saturating_add(1)) } else { (second, 1) };
-        calls.1 <= LEDGER_CALLS
+        calls.1 <= MAX_LEDGER_CALLS_PER_SECOND
     }
 
     /// The ledger entries of some references; none before the ledger is open.

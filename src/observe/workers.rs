@@ -13,15 +13,15 @@ use tokio_util::task::AbortOnDropHandle;
 use url::{Url, form_urlencoded};
 
 use crate::message::reference::Reference;
-use crate::observe::ledger_page::{LedgerEntry, LedgerPage, LedgerResult, MOST_IDS};
+use crate::observe::ledger_page::{LedgerEntry, LedgerPage, LedgerResult, MAX_IDS};
 use crate::observe::status::Page;
 
 /// Time limit for an answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// The largest answer, in bytes.
-const MOST: usize = 4 << 20;
+const MAX_ANSWER_BYTES: usize = 4 << 20;
 /// Interval between two calls of `/ledger`: a worker answers ten a second.
-const BETWEEN: Duration = Duration::from_millis(110);
+const LEDGER_CALL_INTERVAL: Duration = Duration::from_millis(110);
 
 /// The workers of a queue.
 #[derive(Clone, Debug)]
@@ -145,7 +145,7 @@ fn rank(entry: &LedgerEntry) -> u8 {
 async fn ask_ledger(url: &Url, name: &str, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
     let mut entries = Vec::with_capacity(ids.len());
     let mut proves = false;
-    for some in ids.chunks(MOST_IDS) {
+    for some in ids.chunks(MAX_IDS) {
         let query =
             form_urlencoded::Serializer::new(String::new()).extend_pairs(some.iter().map(|id| (name, id))).finish();
         let (status, body) = get_when_free(url, &format!("/ledger?{query}")).await?;
@@ -157,8 +157,8 @@ async fn ask_ledger(url: &Url, name: &str, ids: &[String]) -> Result<(Vec<Ledger
         proves = page.proves_unsent;
         entries.extend(page.entries);
         // Another question follows a full one, in this call or in the next.
-        if some.len() == MOST_IDS {
-            sleep(BETWEEN).await;
+        if some.len() == MAX_IDS {
+            sleep(LEDGER_CALL_INTERVAL).await;
         }
     }
     match entries.len() == ids.len() {
@@ -174,10 +174,10 @@ fn shown(url: &Url) -> String {
 
 /// Status and body of a page; asked again for a while if others have used up the calls of this second.
 async fn get_when_free(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + ANSWER_TIMEOUT;
     loop {
         match get(url, path).await? {
-            (429, _) if Instant::now() + BETWEEN < end => sleep(BETWEEN).await,
+            (429, _) if Instant::now() + LEDGER_CALL_INTERVAL < end => sleep(LEDGER_CALL_INTERVAL).await,
             answer => return Ok(answer),
         }
     }
@@ -185,8 +185,8 @@ async fn get_when_free(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> 
 
 /// Status and body of a page.
 async fn get(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> {
-    let asked = timeout(PATIENCE, exchange(url, path)).await;
-    asked.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
+    let asked = timeout(ANSWER_TIMEOUT, exchange(url, path)).await;
+    asked.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))
 }
 
 async fn exchange(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> {
@@ -203,6 +203,6 @@ async fn exchange(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> {
     let request = Request::get(path).header(HOST, shown(url)).body(Body::empty()).map_err(|error| error.to_string())?;
     let answer = sender.send_request(request).await.map_err(failed)?;
     let status = answer.status().as_u16();
-    let body = to_bytes(Body::new(answer.into_body()), MOST).await.map_err(|error| error.to_string())?;
+    let body = to_bytes(Body::new(answer.into_body()), MAX_ANSWER_BYTES).await.map_err(|error| error.to_string())?;
     Ok((status, body.to_vec()))
 }

@@ -35,7 +35,7 @@ use crate::script::{Draw, Script};
 use crate::session::FakePublisher;
 
 /// The most random crashes in one episode, without those of the script and of deadly messages.
-const MOST_CRASHES: u32 = 8;
+const MAX_CRASHES: u32 = 8;
 /// The longest time in which a stopped worker settles its messages.
 const GRACE: Duration = Duration::from_secs(25);
 /// Another worker's claim must stay unchanged for `crm.request_timeout` and this margin before it is an orphan.
@@ -271,7 +271,7 @@ impl World {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         let mut rng = self.script.rng(Draw::Crash, process.worker, turn);
         let unlucky = !self.is_fault_free() && !process.is_dead() && chance(&mut rng, self.script.setting.crashes);
-        if unlucky && self.crashes.fetch_add(1, Ordering::Relaxed) < MOST_CRASHES {
+        if unlucky && self.crashes.fetch_add(1, Ordering::Relaxed) < MAX_CRASHES {
             self.kill(process, None);
             return true;
         }

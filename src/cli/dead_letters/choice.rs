@@ -15,9 +15,9 @@ use crate::visible;
 /// Exit code for wrong usage, the same as clap's.
 pub(super) const USAGE: u8 = 2;
 /// The longest `--hold`. RabbitMQ closes a consumer that holds a message for thirty minutes.
-const MOST_HOLD: Duration = Duration::from_secs(20 * 60);
+const MAX_HOLD: Duration = Duration::from_secs(20 * 60);
 /// The shortest `--hold`. The scan must reach the chosen messages within it.
-const LEAST_HOLD: Duration = Duration::from_secs(1);
+const MIN_HOLD: Duration = Duration::from_secs(1);
 
 /// Conditions on messages. A message must meet all of them.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -141,7 +141,7 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 fn hold(text: &str) -> Result<Duration, String> {
-    let hold = duration::parse(text).filter(|hold| (LEAST_HOLD..=MOST_HOLD).contains(hold));
+    let hold = duration::parse(text).filter(|hold| (MIN_HOLD..=MAX_HOLD).contains(hold));
     hold.ok_or_else(|| "must be a duration from 1s to 20m".to_owned())
 }
 

@@ -24,9 +24,9 @@ pub(super) const EXAMPLES: &str = "Examples:
   wolkvox-task-worker dead-letters show order-17 --json";
 
 /// The most messages with the same id that are shown.
-const MOST: usize = 10;
+const MAX_SHOWN_MESSAGES: usize = 10;
 /// Bytes of a body that are shown without `--full`.
-const SHORT: usize = 4_096;
+const SHORT_BODY_BYTES: usize = 4_096;
 
 /// Arguments of `dead-letters show`.
 #[derive(Debug, clap::Args)]
@@ -73,7 +73,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         if *entry.id == *args.id || found.dead_letter.published_as.as_ref() == Some(&args.id) {
             shown.push(everything(tool, found, &entry, &previewer));
         }
-        if shown.len() < MOST { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        if shown.len() < MAX_SHOWN_MESSAGES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
     let scanned = tool.dead_letters.scan(&Source::DEAD, &tool.stop, visit).await.map_err(failed)?;
     warn(&scanned);
@@ -159,9 +159,9 @@ fn text(shown: &Shown, full: bool, rules_now: Option<&str>) -> String {
         (Some(text), _) => text.clone(),
         (None, base64) => format!("not text; in Base64:\n{}", base64.as_deref().unwrap_or_default()),
     };
-    let body = match full || body.len() <= SHORT {
+    let body = match full || body.len() <= SHORT_BODY_BYTES {
         true => body,
-        false => format!("{}\n({} bytes in all; --full prints them)", shorten(&body, SHORT), body.len()),
+        false => format!("{}\n({} bytes in all; --full prints them)", shorten(&body, SHORT_BODY_BYTES), body.len()),
     };
     let (heading, sent) = shown.replay.words();
     let id = shown.replay.message_id.as_deref().map(|id| format!(", with the id {id}")).unwrap_or_default();

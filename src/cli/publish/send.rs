@@ -15,9 +15,9 @@ use crate::broker::{Publish, PublishError};
 use crate::message::export::input::Input;
 
 /// The most open publishes.
-const AT_A_TIME: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 /// Time limit for open publishes after an error or an interruption.
-const FINISH: Duration = Duration::from_secs(30);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The state of all messages.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ pub(super) async fn all<R: Read>(
     let mut is_over = false;
     let mut end: Option<Instant> = None;
     loop {
-        while !is_over && sent.is_good() && under_way.len() < AT_A_TIME {
+        while !is_over && sent.is_good() && under_way.len() < MAX_CONCURRENT {
             match messages.next() {
                 Some(Ok(message)) => {
                     sent.begun = message.place;
@@ -63,7 +63,7 @@ pub(super) async fn all<R: Read>(
             }
         }
         if end.is_none() && !sent.is_good() {
-            end = Some(Instant::now() + FINISH);
+            end = Some(Instant::now() + FINISH_TIMEOUT);
         }
         tokio::select! {
             biased;
@@ -77,7 +77,7 @@ pub(super) async fn all<R: Read>(
                 None => return sent,
             },
             () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
-                let why = format!("no confirm within {} s", FINISH.as_secs());
+                let why = format!("no confirm within {} s", FINISH_TIMEOUT.as_secs());
                 sent.unknown.extend(places.into_iter().map(|place| (place, why.clone())));
                 return sent;
             }

@@ -42,7 +42,7 @@ pub(super) fn layer(
 }
 
 fn read(path: &Path, named_by: &str, stop: &CancellationToken) -> Result<Table, Problem> {
-    let text = files::read(path, files::TOML, stop)
+    let text = files::read(path, files::MAX_TOML_BYTES, stop)
         .map_err(|why| Problem::new("configuration file", named_by, format!("{} {why}", path.display())))?;
     // The library's error quotes the line, which may hold a secret.
     text.parse().map_err(|error: toml::de::Error| {

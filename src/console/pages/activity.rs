@@ -21,11 +21,11 @@ use crate::dead_letters::audit::{BEGUN, Record};
 use crate::dead_letters::filter::Filter;
 
 /// The most records on the page.
-const MOST: usize = 200;
+const MAX_ROWS: usize = 200;
 /// The most message ids that are listed for each state.
-const NAMED: u32 = 50;
+const MAX_LISTED_IDS: u32 = 50;
 /// Seconds until the page of a running action is loaded again.
-const REFRESH: u32 = 5;
+const REFRESH_SECONDS: u32 = 5;
 
 #[derive(Template)]
 #[template(path = "activity.html")]
@@ -76,9 +76,9 @@ pub(super) async fn page(State(app): State<Arc<App>>, Extension(visitor): Extens
         }
     }
     let results = replays_elsewhere(&app, &records, &ours).await;
-    rows.extend(records.iter().take(MOST).map(|record| recorded(&app, record, &ours, &results)));
+    rows.extend(records.iter().take(MAX_ROWS).map(|record| recorded(&app, record, &ours, &results)));
     rows.sort_by(|a, b| b.at.utc.cmp(&a.at.utc));
-    rows.truncate(MOST);
+    rows.truncate(MAX_ROWS);
     if !shell.sees_bodies {
         // A filter can hold the CRM's words or a search in bodies.
         for row in running.iter_mut().chain(&mut rows) {
@@ -202,13 +202,13 @@ fn action_page(app: &App, visitor: &Visitor, action: Action, query: &str) -> Res
     let mut shell = Shell::new(app, visitor, "Action", "activity");
     let waits = action.state == "running" || (action.what == "replay" && of("sent") > 0);
     if waits && action.state != "counted" {
-        shell = shell.refreshing(REFRESH, &format!("actions/{}", action.id), query);
+        shell = shell.refreshing(REFRESH_SECONDS, &format!("actions/{}", action.id), query);
     }
     // A filter can hold the CRM's words or a search in bodies.
     let shown = |text: String| if shell.sees_bodies { text } else { String::new() };
     let mut lists = Vec::new();
     for (state, title) in [("failed_again", "Failed again"), ("skipped", "Stayed"), ("gone", "No longer there")] {
-        let items = app.store.items(&action.id, state, NAMED)?;
+        let items = app.store.items(&action.id, state, MAX_LISTED_IDS)?;
         if !items.is_empty() {
             lists.push((title, items.into_iter().map(|item| (item.id, shown(item.why.unwrap_or_default()))).collect()));
         }
@@ -256,8 +256,11 @@ fn being_counted(app: &App, visitor: &Visitor, id: &str) -> Response {
     match app.counting(id) {
         Some(Counting::Failed(why)) => said(app, visitor, StatusCode::CONFLICT, why, "failed"),
         Some(Counting::Running) | None => {
-            let shell =
-                Shell::new(app, visitor, "Action", "activity").refreshing(REFRESH, &format!("actions/{id}"), "");
+            let shell = Shell::new(app, visitor, "Action", "activity").refreshing(
+                REFRESH_SECONDS,
+                &format!("actions/{id}"),
+                "",
+            );
             let text = "The messages are being counted. This page is loaded again until they are.".to_owned();
             show(&Said { shell, text, back: format!("{}failed", app.base) })
         }

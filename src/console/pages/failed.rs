@@ -24,9 +24,9 @@ use crate::message::export;
 use crate::visible;
 
 /// Messages on one page.
-const PAGE: usize = 50;
+const MESSAGES_PER_PAGE: usize = 50;
 /// Groups on one page.
-const GROUPS: usize = 200;
+const GROUPS_PER_PAGE: usize = 200;
 
 #[derive(Template)]
 #[template(path = "failed.html")]
@@ -116,7 +116,7 @@ fn filled(
     entries.iter().for_each(|entry| groups.add(entry));
     let groups = groups.sorted();
     let query = filter.query();
-    let from = number.saturating_mul(PAGE).min(entries.len());
+    let from = number.saturating_mul(MESSAGES_PER_PAGE).min(entries.len());
     let link = |page: usize| format!("{}failed?{query}&view=list&page={page}", app.base);
     let sees = shell.sees_bodies;
     Page {
@@ -130,11 +130,12 @@ fn filled(
         shown: grouped(entries.len() as u64),
         has_any: total > 0,
         in_doubt: entries.iter().filter(|entry| entry.possibly_created).count() as u64,
-        more_groups: grouped(groups.len().saturating_sub(GROUPS) as u64),
-        groups: groups.iter().take(GROUPS).map(|group| group_row(app, &filter, group, sees)).collect(),
-        messages: as_list.then(|| entries.iter().skip(from).take(PAGE).map(|entry| row(app, entry, sees)).collect()),
+        more_groups: grouped(groups.len().saturating_sub(GROUPS_PER_PAGE) as u64),
+        groups: groups.iter().take(GROUPS_PER_PAGE).map(|group| group_row(app, &filter, group, sees)).collect(),
+        messages: as_list
+            .then(|| entries.iter().skip(from).take(MESSAGES_PER_PAGE).map(|entry| row(app, entry, sees)).collect()),
         earlier: (as_list && number > 0).then(|| link(number - 1)),
-        later: (as_list && from + PAGE < entries.len()).then(|| link(number + 1)),
+        later: (as_list && from + MESSAGES_PER_PAGE < entries.len()).then(|| link(number + 1)),
         read: view.knows(total == 0),
         is_failed: view.failure.is_some(),
         query,

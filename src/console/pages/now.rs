@@ -23,9 +23,9 @@ use crate::observe::status::{Minute, Page as StatusPage, TokenStatus};
 use crate::observe::workers::Workers;
 
 /// How long one answer of the workers is reused for all viewers.
-const FRESH: Duration = Duration::from_secs(2);
+const MAX_ANSWER_AGE: Duration = Duration::from_secs(2);
 /// Seconds until the page is loaded again.
-const REFRESH: u32 = 5;
+const REFRESH_SECONDS: u32 = 5;
 
 /// The last answers, for all viewers.
 #[derive(Default)]
@@ -36,7 +36,7 @@ impl App {
     pub(crate) async fn overview(&self) -> Arc<Overview> {
         let mut shared = self.shared.0.lock().await;
         if let Some((at, overview)) = shared.as_ref()
-            && at.elapsed() < FRESH
+            && at.elapsed() < MAX_ANSWER_AGE
         {
             return Arc::clone(overview);
         }
@@ -110,7 +110,8 @@ pub(super) async fn page(
     let overview = app.overview().await;
     let now = app.now();
     let zone = app.config.crm.timezone.clone();
-    let shell = Shell::new(&app, &visitor, "Now", "now").refreshing(REFRESH, "", query.as_deref().unwrap_or_default());
+    let shell =
+        Shell::new(&app, &visitor, "Now", "now").refreshing(REFRESH_SECONDS, "", query.as_deref().unwrap_or_default());
     let shell = Shell { read_at: Some(When::new(now, now, &zone)), ..shell };
     let pages: Vec<&StatusPage> =
         overview.workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok()).collect();

@@ -10,7 +10,7 @@ pub(in crate::sandbox) use crate::crm_report::test_task::{CREATED, ID};
 /// Where hour, minute and second begin in `YYYY-MM-DD HH:MM:SS`.
 const TIME: [usize; 3] = [11, 14, 17];
 /// The most records of an answer.
-const MOST_OTHERS: usize = 1_000;
+const MAX_OTHER_RECORDS: usize = 1_000;
 
 /// The body of a recorded answer with `tasks` in it. None where it does not have the recorded task, whose fields were sent as
 /// `fields`.
@@ -62,7 +62,7 @@ pub(super) fn with_numbers(body: &[u8], numbers: &Value) -> Option<String> {
 pub(super) fn with_others(body: &str, others: usize) -> String {
     let with_others = changed(body.as_bytes(), |answer| match answer.get_mut("data") {
         Some(Value::Array(data)) => {
-            data.resize(others.min(MOST_OTHERS), json!({}));
+            data.resize(others.min(MAX_OTHER_RECORDS), json!({}));
             true
         }
         _ => false,

@@ -15,9 +15,9 @@ use crate::contender::Running;
 use crate::crm::Report;
 
 /// The longest wait for a measured event.
-const PATIENCE: Duration = Duration::from_secs(1_800);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(1_800);
 /// How often a wait checks that the contender is still running.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The parts of a run. Dropping it removes all of them.
 pub struct Site {
@@ -160,13 +160,13 @@ impl Site {
     /// Waits until `count` requests have come. Returns the time of the last one.
     pub async fn reached(&self, running: &mut Running, count: usize) -> Result<u64, String> {
         let path = format!("/wait/{count}");
-        let mut asked = pin!(timeout(PATIENCE, self.ask(&path)));
+        let mut asked = pin!(timeout(EVENT_TIMEOUT, self.ask(&path)));
         loop {
-            match timeout(LOOK, &mut asked).await {
+            match timeout(CHECK_INTERVAL, &mut asked).await {
                 Ok(asked) => {
                     return asked.map_err(|_| {
                         format!(
-                            "the stand-in CRM did not get {count} requests within {PATIENCE:?}; see target/bench/log"
+                            "the stand-in CRM did not get {count} requests within {EVENT_TIMEOUT:?}; see target/bench/log"
                         )
                     })?;
                 }
