@@ -43,7 +43,7 @@ pub(crate) const PROXY: &str = "proxy";
 
 /// The result of checking a name and a password.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Checked {
+pub(crate) enum LoginResult {
     /// They are right. Holds the `login` of the new session.
     Right(String),
     Wrong,
@@ -118,11 +118,11 @@ impl Auth {
     }
 
     /// Checks a name and a password. After wrong ones the address has to wait.
-    pub(crate) async fn check(&self, address: IpAddr, name: &str, password: &SecretString) -> Checked {
+    pub(crate) async fn check(&self, address: IpAddr, name: &str, password: &SecretString) -> LoginResult {
         let turn = self.checking.acquire().await;
         // Another request from there may have been wrong while this one waited for its turn.
         if let Some(wait) = self.wait(address) {
-            return Checked::Wait(wait);
+            return LoginResult::Wait(wait);
         }
         let (address, mut right) = (network(address), None);
         if turn.is_ok() && password.expose_secret().len() <= MAX_PASSWORD_BYTES {
@@ -146,7 +146,7 @@ impl Auth {
                 *failure = (failure.0.saturating_add(1), Instant::now());
             }
         }
-        right.map_or(Checked::Wrong, Checked::Right)
+        right.map_or(LoginResult::Wrong, LoginResult::Right)
     }
 }
 
@@ -246,17 +246,17 @@ mod tests {
         let hash = hash_password(&"secret".into()).unwrap();
         let auth = auth(&format!("# operators\nana:{hash}\n")).unwrap();
         let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let Checked::Right(login) = auth.check(here, "ana", &"secret".into()).await else { panic!("it is right") };
+        let LoginResult::Right(login) = auth.check(here, "ana", &"secret".into()).await else { panic!("it is right") };
         assert_eq!((auth.role(&login), auth.role(LOCAL), auth.role(PROXY)), (Some(Role::Operator), None, None));
         assert_eq!(auth.wait(here), None);
         let one = async |n: usize| auth.check(here, ["ana", "eve"][n % 2], &"Secret".into()).await;
         let all = futures_util::future::join_all((0..10).map(one)).await;
-        assert_eq!(all.iter().filter(|checked| **checked == Checked::Wrong).count(), 1, "{all:?}");
-        assert!(matches!(all.last(), Some(Checked::Wait(_))), "ten at a time: {all:?}");
+        assert_eq!(all.iter().filter(|checked| **checked == LoginResult::Wrong).count(), 1, "{all:?}");
+        assert!(matches!(all.last(), Some(LoginResult::Wait(_))), "ten at a time: {all:?}");
         assert!(auth.wait(here).is_some(), "{:?}", auth.wait(here));
         assert_eq!(auth.wait(there), None, "another address does not wait");
         let [one, same, other] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|text| text.parse().unwrap());
-        assert_eq!(auth.check(one, "ana", &"Secret".into()).await, Checked::Wrong);
+        assert_eq!(auth.check(one, "ana", &"Secret".into()).await, LoginResult::Wrong);
         assert!(auth.wait(same).is_some() && auth.wait(other).is_none(), "an IPv6 network waits as one");
         assert_eq!([1, 2, 5, 100].map(|count| delay(count).as_secs()), [1, 2, 16, 300]);
     }

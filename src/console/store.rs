@@ -33,7 +33,7 @@ pub(crate) struct Store(Mutex<Connection>, #[expect(dead_code, reason = "it is h
 
 /// A visitor's session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Session {
+pub(crate) struct LoginSession {
     pub(crate) id: String,
     pub(crate) name: String,
     /// How its visitor logged in, see [`Auth::role`](super::auth::Auth::role).
@@ -136,9 +136,9 @@ impl Store {
         })
     }
 
-    pub(crate) fn begin_session(&self, session: &Session, now: i64) -> Result<(), String> {
+    pub(crate) fn begin_session(&self, session: &LoginSession, now: i64) -> Result<(), String> {
         self.with(|db| {
-            let Session { id, name, login, form } = session;
+            let LoginSession { id, name, login, form } = session;
             db.execute("INSERT INTO login_session VALUES(?1, ?2, ?3, ?4, ?5)", params![id, name, login, form, now])?;
             let oldest = "SELECT id FROM login_session ORDER BY seen DESC LIMIT -1 OFFSET ?1";
             db.execute(&format!("DELETE FROM login_session WHERE id IN ({oldest})"), [MAX_SESSIONS])?;
@@ -146,13 +146,13 @@ impl Store {
         })
     }
 
-    pub(crate) fn session(&self, id: &str, now: i64) -> Result<Option<Session>, String> {
+    pub(crate) fn session(&self, id: &str, now: i64) -> Result<Option<LoginSession>, String> {
         self.with(|db| {
             let found = db
                 .prepare_cached("SELECT name, login, form, seen FROM login_session WHERE id = ?1 AND seen >= ?2")?
                 .query_row(params![id, now - MAX_IDLE_SECONDS], |row| {
                     let session =
-                        Session { id: id.to_owned(), name: row.get(0)?, login: row.get(1)?, form: row.get(2)? };
+                        LoginSession { id: id.to_owned(), name: row.get(0)?, login: row.get(1)?, form: row.get(2)? };
                     Ok((session, row.get::<_, i64>(3)?))
                 })
                 .optional()?;
@@ -361,7 +361,7 @@ mod tests {
     async fn session_ends_after_a_long_idle_time() {
         let path = std::env::temp_dir().join(format!("console-{}.db", uuid::Uuid::now_v7()));
         let store = Store::open(&path).unwrap();
-        let session = Session { id: "s".into(), name: "ana".into(), login: "local".into(), form: "f".into() };
+        let session = LoginSession { id: "s".into(), name: "ana".into(), login: "local".into(), form: "f".into() };
         store.begin_session(&session, 1_000).unwrap();
         assert_eq!(store.session("s", 1_000 + MAX_IDLE_SECONDS).unwrap(), Some(session));
         assert_eq!(store.session("s", 1_001 + 2 * MAX_IDLE_SECONDS).unwrap(), None);

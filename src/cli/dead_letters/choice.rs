@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _};
 use std::time::Duration;
 
-use super::Tool;
+use super::CommandContext;
 use crate::cli::Error;
 use crate::dead_letters::edit::FieldEdit;
 use crate::dead_letters::filter::{self, Filter};
@@ -75,7 +75,7 @@ impl FilterArgs {
 
 /// Options of an action: its messages and how it runs.
 #[derive(Debug, clap::Args)]
-pub(super) struct Choice {
+pub(super) struct SelectionArgs {
     /// Message ids, or the ids that a replay gives
     #[arg(value_name = "ID")]
     ids: Vec<String>,
@@ -98,7 +98,7 @@ pub(super) struct Choice {
     pub(super) hold: Duration,
 }
 
-impl Choice {
+impl SelectionArgs {
     /// The filter of these options.
     ///
     /// # Errors
@@ -121,11 +121,11 @@ impl Choice {
     ///
     /// # Errors
     /// There is no terminal, or the answer is no.
-    pub(super) async fn confirm(&self, tool: &Tool, verb: &str, question: &str) -> Result<(), Error> {
+    pub(super) async fn confirm(&self, context: &CommandContext, verb: &str, question: &str) -> Result<(), Error> {
         if self.yes {
             return Ok(());
         }
-        match tool.ask(&format!("{question} [y/N] ")).await? {
+        match context.ask(&format!("{question} [y/N] ")).await? {
             Some(true) => Ok(()),
             Some(false) => Err(Error::failed("nothing was done: the answer was not yes")),
             None => Err(Error::failed(format!(
@@ -147,9 +147,9 @@ fn hold(text: &str) -> Result<Duration, String> {
 
 /// The ids on the command line that no message has.
 #[derive(Debug)]
-pub(super) struct Missing(BTreeSet<String>);
+pub(super) struct MissingIds(BTreeSet<String>);
 
-impl Missing {
+impl MissingIds {
     pub(super) fn of(filter: &Filter, found: &[Candidate]) -> Self {
         let is_found = |id: &&String| found.iter().any(|candidate| *candidate.id == ***id);
         Self(filter.id.iter().filter(|id| !is_found(id)).cloned().collect())
@@ -174,7 +174,7 @@ pub(super) fn set_note(settings: &[FieldEdit]) -> Vec<String> {
     settings.iter().map(|setting| setting.field.clone()).collect()
 }
 
-impl Tool {
+impl CommandContext {
     /// Asks a question on the terminal; none without a terminal.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::choice::FilterArgs;
-use super::{Tool, failed, put, read_exit, warn};
+use super::{CommandContext, failed, put, read_exit, warn};
 use crate::cli::Error;
 use crate::dead_letters::Source;
 use crate::dead_letters::audit::{Record, new_action};
@@ -36,13 +36,13 @@ pub struct Args {
 ///
 /// # Errors
 /// What RabbitMQ answered, or why the file cannot be written.
-pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
+pub(super) async fn run(context: &CommandContext, args: &Args) -> Result<ExitCode, Error> {
     let filter = args.filter.filter(&[]);
     let mut file = args.output.as_ref().map(|path| PrivateFile::create(path)).transpose().map_err(Error::failed)?;
     let (mut written, mut problem, mut texts) = (0_u64, None, Texts::default());
     let visit = |found: FetchedMessage| {
         let entry = ListEntry::new(&found, &mut texts);
-        if !filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
+        if !filter.takes(&entry, context.now, || Cow::Borrowed(&found.message.body)) {
             return ControlFlow::Continue(());
         }
         let line = visible::json(&line(&found.message));
@@ -61,7 +61,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
             }
         }
     };
-    let scanned = tool.dead_letters.scan(&Source::DEAD, &tool.stop, visit).await.map_err(failed)?;
+    let scanned = context.dead_letters.scan(&Source::DEAD, &context.stop, visit).await.map_err(failed)?;
     if let Some(why) = problem {
         return Err(Error::failed(format!("{why}\n{NOT_WHOLE}")));
     }
@@ -77,7 +77,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let record = Record {
         action: new_action(),
         what: "export".to_owned(),
-        who: tool.who.clone(),
+        who: context.who.clone(),
         from: "command line".to_owned(),
         filter: filter.words(),
         count: written,
@@ -85,6 +85,6 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         result: "done".to_owned(),
         ..Record::default()
     };
-    tool.dead_letters.audit(record).await;
+    context.dead_letters.audit(record).await;
     read_exit(&scanned, &filter, written)
 }

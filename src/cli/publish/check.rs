@@ -50,7 +50,7 @@ impl Validator {
 
 /// The result of reading an input once.
 #[derive(Default)]
-pub(super) struct Checked {
+pub(super) struct ValidatedInput {
     /// How many messages it has.
     pub(super) messages: usize,
     /// How many of them have problems.
@@ -59,7 +59,7 @@ pub(super) struct Checked {
     first: Vec<String>,
 }
 
-impl Checked {
+impl ValidatedInput {
     /// Reads all messages. Without a validator, every message that can be read is valid.
     pub(super) fn of<R: Read>(messages: Input<R>, ids: &Ids, validator: Option<&Validator>) -> Self {
         let mut checked = Self::default();

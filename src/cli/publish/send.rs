@@ -21,7 +21,7 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The state of all messages.
 #[derive(Debug, Default)]
-pub(super) struct Sent {
+pub(super) struct SendResult {
     /// The last message that was started. All before it were started, too.
     begun: usize,
     /// Messages that were not published, and why.
@@ -38,8 +38,8 @@ pub(super) async fn all<R: Read>(
     queue: &str,
     bar: &ProgressBar,
     stop: &CancellationToken,
-) -> Sent {
-    let mut sent = Sent::default();
+) -> SendResult {
+    let mut sent = SendResult::default();
     let mut under_way = FuturesUnordered::new();
     let mut places: Vec<usize> = Vec::new();
     let mut is_over = false;
@@ -85,7 +85,7 @@ pub(super) async fn all<R: Read>(
     }
 }
 
-impl Sent {
+impl SendResult {
     fn is_good(&self) -> bool {
         self.failed.is_empty() && self.unknown.is_empty() && !self.is_interrupted
     }

@@ -140,7 +140,7 @@ fn check_reports_every_problem_before_anything_is_sent() {
     let text = format!("{good}\n{{\"nam\": 1}}\n{good}\n7");
     let ids = Ids::Field("id_record".to_owned());
     let check = |text: &str, validator: Option<&Validator>| {
-        Checked::of(Input::new(text.as_bytes(), ids.clone()), &ids, validator)
+        ValidatedInput::of(Input::new(text.as_bytes(), ids.clone()), &ids, validator)
     };
     let report = check(&text, Some(&Validator::new(&config, jiff::Timestamp::UNIX_EPOCH).unwrap())).report().unwrap();
     for line in [
@@ -157,7 +157,7 @@ fn check_reports_every_problem_before_anything_is_sent() {
     assert!(report.contains("message 1 (line 1): name: is missing; a text is required\n"), "{report}");
     assert_eq!(check(&bad, None).report(), None, "without validation");
     let many = format!("{bad}\n").repeat(60);
-    let report = Checked::of(
+    let report = ValidatedInput::of(
         Input::new(many.as_bytes(), Ids::Batch("b".to_owned())),
         &Ids::Batch("b".to_owned()),
         Some(&Validator::new(&config, jiff::Timestamp::UNIX_EPOCH).unwrap()),

@@ -13,7 +13,7 @@ use crate::clock::rfc3339;
 use crate::console::App;
 use crate::console::actions::{ActionRequest, start_count};
 use crate::console::index::Detail;
-use crate::console::safety::{self, Form, Refused, Visitor};
+use crate::console::safety::{self, Form, PostRefusal, Visitor};
 use crate::console::text;
 use crate::dead_letters::body;
 use crate::dead_letters::edit::{FieldEdit, changed_fields, set};
@@ -61,7 +61,7 @@ struct Subject {
 async fn subject(app: &App, visitor: &Visitor, name: &str) -> Result<Subject, Response> {
     let gone = || said(app, visitor, StatusCode::NOT_FOUND, "This message is no longer there.", "failed");
     if !visitor.can_act {
-        return Err(refused(app, visitor, &Refused::NotAllowed, "failed"));
+        return Err(refused(app, visitor, &PostRefusal::NotAllowed, "failed"));
     }
     let print = print_of(name).ok_or_else(gone)?;
     let snapshot = app.index.view(&app.tasks, &app.stop).await.snapshot.ok_or_else(gone)?;
@@ -105,7 +105,7 @@ pub(super) async fn post(
     let (form, note) = match safety::form(&visitor, request).await {
         Ok(form) => (form, None),
         // The form expired. It is shown again with a new token, so that the operator's text is not lost.
-        Err(Refused::Expired(form)) => {
+        Err(PostRefusal::Expired(form)) => {
             (form, Some("The form had expired; nothing was done. Here it is again as you wrote it."))
         }
         Err(why) => return refused(&app, &visitor, &why, "failed"),

@@ -199,10 +199,10 @@ pub(super) async fn read_again(
 ) -> Response {
     // A viewer can ask, too: a reading only raises delivery counts, and only one runs at a time.
     let Some(form) = safety::read(request).await else {
-        return refused(&app, &visitor, &safety::Refused::Unreadable, "failed");
+        return refused(&app, &visitor, &safety::PostRefusal::Unreadable, "failed");
     };
     if !crate::console::auth::same(form.text("token"), &visitor.session.form) {
-        return refused(&app, &visitor, &safety::Refused::Expired(form), "failed");
+        return refused(&app, &visitor, &safety::PostRefusal::Expired(form), "failed");
     }
     app.index.refresh(&app.tasks, &app.stop).await;
     go(&app, &format!("failed?{}", form.text("query")))
