@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::broker::{Message, depths};
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::filter::Filter;
-use crate::dead_letters::list_entry::{ListEntry, Texts};
+use crate::dead_letters::list_entry::{Interner, ListEntry};
 use crate::dead_letters::scan::Scanned;
 use crate::dead_letters::{DeadLetters, Source};
 use crate::ledger::Digest;
@@ -206,7 +206,7 @@ impl Index {
                       CREATE TABLE detail(print BLOB PRIMARY KEY, properties TEXT, body BLOB, is_text INTEGER, digest BLOB) STRICT;
                       BEGIN;";
         details.execute_batch(tables).map_err(failed)?;
-        let (mut entries, mut texts, mut problem) = (Vec::new(), Texts::default(), None);
+        let (mut entries, mut texts, mut problem) = (Vec::new(), Interner::default(), None);
         let details = Mutex::new(details);
         let visit = |found: FetchedMessage| {
             self.seen.fetch_add(1, Ordering::Relaxed);

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
     use crate::dead_letters::Source;
     use crate::dead_letters::fetched::FetchedMessage;
-    use crate::dead_letters::list_entry::Texts;
+    use crate::dead_letters::list_entry::Interner;
 
     fn entry(kind: &str, cause: &str, at: Option<&str>, possibly_created: bool) -> ListEntry {
         let found = FetchedMessage::new(Source::Dead, Box::default());
@@ -113,7 +113,7 @@ mod tests {
             cause: cause.into(),
             failed_at: at.map(|at| at.parse().unwrap()),
             possibly_created,
-            ..ListEntry::new(&found, &mut Texts::default())
+            ..ListEntry::new(&found, &mut Interner::default())
         }
     }
 

@@ -57,11 +57,11 @@ pub struct ListEntry {
     pub size: u32,
 }
 
-/// Texts that many entries share.
+/// Keeps one copy of each text that many entries share.
 #[derive(Debug, Default)]
-pub struct Texts(HashSet<Arc<str>>);
+pub struct Interner(HashSet<Arc<str>>);
 
-impl Texts {
+impl Interner {
     fn get(&mut self, text: &str) -> Arc<str> {
         match self.0.get(text) {
             Some(known) => Arc::clone(known),
@@ -81,7 +81,7 @@ impl Texts {
 impl ListEntry {
     /// The entry of a message.
     #[must_use]
-    pub fn new(found: &FetchedMessage, texts: &mut Texts) -> Self {
+    pub fn new(found: &FetchedMessage, texts: &mut Interner) -> Self {
         let FetchedMessage { source, message, dead_letter } = found;
         let rule = message.header("x-wtw-rule").and_then(string);
         let small = |number: i64| u32::try_from(number.max(0)).unwrap_or(u32::MAX);

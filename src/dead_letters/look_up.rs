@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger_access::LedgerAccess;
-use super::list_entry::{ListEntry, Texts};
+use super::list_entry::{Interner, ListEntry};
 use super::scan::{ScanError, Stop};
 use super::{DeadLetters, Source};
 use crate::broker::connect::BrokerError;
@@ -208,7 +208,7 @@ impl DeadLetters {
     }
 
     async fn look_on(&self, source: Source, wanted: &Wanted<'_>, stop: &CancellationToken, found: &mut LookedUp) {
-        let (queue, mut texts) = (self.queues.of(source).to_owned(), Texts::default());
+        let (queue, mut texts) = (self.queues.of(source).to_owned(), Interner::default());
         let places = &mut found.places;
         let scanned = self
             .scan(&[source], stop, |message| {

@@ -57,15 +57,15 @@ impl Candidate {
     }
 }
 
-/// What the operator allows.
+/// What the operator allows a replay to do.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Allowed {
-    /// Messages whose task may exist.
-    pub in_doubt: bool,
-    /// Messages that the worker refuses again unless they are edited.
-    pub refused: bool,
+pub struct ReplayOptions {
+    /// Messages whose task may exist are replayed, too.
+    pub allows_in_doubt: bool,
+    /// Messages that the worker refuses again are replayed, too.
+    pub allows_refused: bool,
     /// The message gets a new id, so the ledger entry of its old id does not matter.
-    pub new_id: bool,
+    pub has_new_id: bool,
 }
 
 /// Why a message is left out.
@@ -109,7 +109,7 @@ impl ExclusionReason {
 
 /// A message that the action handles.
 #[derive(Clone, Debug)]
-pub struct Chosen {
+pub struct SelectedMessage {
     /// Identifies the message.
     pub fingerprint: u128,
     /// Its message id.
@@ -122,7 +122,7 @@ pub struct Chosen {
 #[derive(Clone, Debug, Default)]
 pub struct ActionPlan {
     /// The messages that it handles.
-    pub chosen: Vec<Chosen>,
+    pub chosen: Vec<SelectedMessage>,
     /// How many of them may have created their task.
     pub in_doubt: u64,
     /// How many of them were replayed before.
@@ -145,12 +145,12 @@ pub struct ActionPlan {
 
 impl ActionPlan {
     /// Plans a replay.
-    pub async fn replay(candidates: Vec<Candidate>, ledger: &LedgerAccess, allowed: Allowed) -> Self {
+    pub async fn replay(candidates: Vec<Candidate>, ledger: &LedgerAccess, options: ReplayOptions) -> Self {
         let mut counting = Counting::default();
         for some in candidates.chunks(IDS_PER_CALL) {
             let states = counting.ask(some, ledger).await;
             for (candidate, creation) in some.iter().zip(states) {
-                counting.add(candidate, creation, allowed);
+                counting.add(candidate, creation, options);
             }
         }
         counting.done()
@@ -262,17 +262,19 @@ impl Counting {
         some.iter().enumerate().map(stand).collect()
     }
 
-    fn add(&mut self, candidate: &Candidate, creation: CreationState, allowed: Allowed) {
+    fn add(&mut self, candidate: &Candidate, creation: CreationState, options: ReplayOptions) {
         let excluded = match creation {
             CreationState::Created => Some(ExclusionReason::Created),
-            CreationState::IdTaken if allowed.new_id => None,
+            CreationState::IdTaken if options.has_new_id => None,
             CreationState::IdTaken => Some(ExclusionReason::IdTaken),
             // The operator may include messages in doubt. That is not meant for one whose task somebody has found in the CRM.
             CreationState::InDoubt | CreationState::NotCreated if candidate.found_in_crm => {
                 Some(ExclusionReason::FoundInCrm)
             }
-            CreationState::InDoubt if !allowed.in_doubt => Some(ExclusionReason::InDoubt),
-            CreationState::InDoubt | CreationState::NotCreated if candidate.refused.is_some() && !allowed.refused => {
+            CreationState::InDoubt if !options.allows_in_doubt => Some(ExclusionReason::InDoubt),
+            CreationState::InDoubt | CreationState::NotCreated
+                if candidate.refused.is_some() && !options.allows_refused =>
+            {
                 Some(ExclusionReason::Refused)
             }
             CreationState::InDoubt | CreationState::NotCreated => None,
@@ -297,7 +299,7 @@ impl Counting {
         }
         // What the worker refuses costs no call, and identical messages create one task together.
         plan.tasks += u64::from(candidate.refused.is_none() && is_first);
-        plan.chosen.push(Chosen {
+        plan.chosen.push(SelectedMessage {
             fingerprint: candidate.fingerprint,
             id: candidate.id.clone(),
             in_doubt: creation == CreationState::InDoubt,
@@ -363,12 +365,12 @@ mod tests {
             let refused = Candidate { refused: Some("name: is missing".to_owned()), ..candidate(2, Some("b")) };
             vec![doubtful, refused, candidate(3, Some("c"))]
         };
-        let plan = ActionPlan::replay(candidates(), &unavailable, Allowed::default()).await;
+        let plan = ActionPlan::replay(candidates(), &unavailable, ReplayOptions::default()).await;
         assert_eq!((plan.count(), plan.in_doubt, plan.ledger_error.as_deref()), (1, 0, Some("no ledger")));
         assert_eq!(plan.staying(ExclusionReason::InDoubt).0, 1);
         assert_eq!((plan.staying(ExclusionReason::Refused).0, plan.refused.as_deref()), (1, Some("name: is missing")));
-        let allowed = Allowed { in_doubt: true, refused: true, new_id: false };
-        let plan = ActionPlan::replay(candidates(), &unavailable, allowed).await;
+        let options = ReplayOptions { allows_in_doubt: true, allows_refused: true, has_new_id: false };
+        let plan = ActionPlan::replay(candidates(), &unavailable, options).await;
         assert_eq!((plan.count(), plan.in_doubt, plan.refused_again), (3, 1, 1));
     }
 
@@ -377,7 +379,8 @@ mod tests {
         let unavailable = LedgerAccess::Unavailable("no ledger".to_owned());
         let refused = |print, id| Candidate { refused: Some("name: is missing".to_owned()), ..candidate(print, id) };
         let all = vec![refused(1, Some("a")), refused(2, None), refused(2, None), candidate(3, Some("c"))];
-        let plan = ActionPlan::replay(all, &unavailable, Allowed { refused: true, ..Allowed::default() }).await;
+        let options = ReplayOptions { allows_refused: true, ..ReplayOptions::default() };
+        let plan = ActionPlan::replay(all, &unavailable, options).await;
         assert_eq!((plan.count(), plan.refused_again, plan.tasks), (4, 3, 1));
         assert!(plan.warnings().iter().any(|line| line.starts_with("1 call of the CRM's")), "{:?}", plan.warnings());
     }
@@ -387,8 +390,8 @@ mod tests {
         let unavailable = LedgerAccess::Unavailable("no ledger".to_owned());
         let found = Candidate { possibly_created: true, found_in_crm: true, ..candidate(1, Some("a")) };
         let doubtful = Candidate { possibly_created: true, ..candidate(2, Some("b")) };
-        let allowed = Allowed { in_doubt: true, refused: true, new_id: false };
-        let plan = ActionPlan::replay(vec![found, doubtful], &unavailable, allowed).await;
+        let options = ReplayOptions { allows_in_doubt: true, allows_refused: true, has_new_id: false };
+        let plan = ActionPlan::replay(vec![found, doubtful], &unavailable, options).await;
         assert_eq!((plan.fingerprints(), plan.staying(ExclusionReason::FoundInCrm).0), (HashSet::from([2]), 1));
         let discarded = Candidate { found_in_crm: true, ..candidate(1, Some("a")) };
         assert_eq!(ActionPlan::discard(&[discarded]).count(), 1, "it can be discarded");

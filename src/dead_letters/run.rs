@@ -18,7 +18,7 @@ pub use super::copy::Edited;
 use super::edit::{self, FieldEdit};
 use super::fetched::FetchedMessage;
 use super::ledger_access::LedgerAccess;
-use super::pace::Pace;
+use super::rate_limiter::RateLimiter;
 use super::scan::{Stop, near_delivery_limit};
 use super::{DeadLetters, Source};
 use crate::broker::publisher::Publisher;
@@ -152,7 +152,7 @@ impl Run<'_> {
             publisher,
             on_handled,
             ended: RunResult::default(),
-            pace: Pace::new(self.rate),
+            rate: RateLimiter::new(self.rate),
             skipped: Mutex::default(),
         };
         let result = state.scan_all().await;
@@ -174,7 +174,7 @@ struct RunState<'a> {
     publisher: Publisher,
     on_handled: OnHandled<'a>,
     ended: RunResult,
-    pace: Pace,
+    rate: RateLimiter,
     /// Messages that stay. Each scan sees them again.
     skipped: Mutex<HashSet<u128>>,
 }
@@ -209,7 +209,7 @@ impl RunState<'_> {
             tokio::select! {
                 biased;
                 () = self.run.stop.cancelled() => return Ok(()),
-                () = self.pace.due() => {}
+                () = self.rate.due() => {}
             }
         }
     }
@@ -221,7 +221,7 @@ impl RunState<'_> {
         let (run, publisher, on_handled, skipped) = (self.run, &self.publisher, self.on_handled, &self.skipped);
         {
             let filtered =
-                FilteredScan { run, scan: &mut scan, source, limit, pace: &mut self.pace, failed: &failed, skipped };
+                FilteredScan { run, scan: &mut scan, source, limit, rate: &mut self.rate, failed: &failed, skipped };
             let mut acting = acting(filtered, publisher, on_handled);
             // Open work finishes after an error, too: otherwise the next scan sees the same messages again.
             while let Some(acted) = acting.next().await {
@@ -297,7 +297,7 @@ struct FilteredScan<'a> {
     scan: &'a mut QueueScan,
     source: Source,
     limit: i64,
-    pace: &'a mut Pace,
+    rate: &'a mut RateLimiter,
     failed: &'a AtomicBool,
     skipped: &'a Mutex<HashSet<u128>>,
 }
@@ -330,8 +330,8 @@ impl FilteredScan<'_> {
             return tokio::select! {
                 biased;
                 () = self.run.stop.cancelled() => None,
-                () = self.pace.due() => {
-                    self.pace.taken();
+                () = self.rate.due() => {
+                    self.rate.taken();
                     Some(Ok((found, print, acker)))
                 }
                 () = sleep_until(until) => None,

@@ -11,7 +11,7 @@ use crate::cli::Error;
 use crate::dead_letters::Source;
 use crate::dead_letters::audit::{Record, new_action};
 use crate::dead_letters::fetched::FetchedMessage;
-use crate::dead_letters::list_entry::{ListEntry, Texts};
+use crate::dead_letters::list_entry::{Interner, ListEntry};
 use crate::dead_letters::private_file::PrivateFile;
 use crate::message::export::line;
 use crate::visible;
@@ -39,7 +39,7 @@ pub struct Args {
 pub(super) async fn run(context: &CommandContext, args: &Args) -> Result<ExitCode, Error> {
     let filter = args.filter.filter(&[]);
     let mut file = args.output.as_ref().map(|path| PrivateFile::create(path)).transpose().map_err(Error::failed)?;
-    let (mut written, mut problem, mut texts) = (0_u64, None, Texts::default());
+    let (mut written, mut problem, mut texts) = (0_u64, None, Interner::default());
     let visit = |found: FetchedMessage| {
         let entry = ListEntry::new(&found, &mut texts);
         if !filter.takes(&entry, context.now, || Cow::Borrowed(&found.message.body)) {

@@ -13,7 +13,7 @@ use crate::cli::{Error, print};
 use crate::dead_letters::Source;
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::group::{Group, Groups};
-use crate::dead_letters::list_entry::{ListEntry, Texts};
+use crate::dead_letters::list_entry::{Interner, ListEntry};
 use crate::dead_letters::preview::{Previewer, TaskFacts};
 use crate::message::dead_letter::{DeadLetter, failed_at};
 
@@ -74,7 +74,7 @@ pub(super) async fn run(context: &CommandContext, args: &Args) -> Result<ExitCod
 }
 
 async fn groups(context: &CommandContext, args: &Args) -> Result<ExitCode, Error> {
-    let (mut groups, mut texts) = (Groups::default(), Texts::default());
+    let (mut groups, mut texts) = (Groups::default(), Interner::default());
     let filter = args.filter.filter(&[]);
     let visit = |found: FetchedMessage| {
         let entry = ListEntry::new(&found, &mut texts);
@@ -91,7 +91,7 @@ async fn groups(context: &CommandContext, args: &Args) -> Result<ExitCode, Error
 }
 
 async fn each(context: &CommandContext, args: &Args) -> Result<ExitCode, Error> {
-    let (mut dead_letters, mut more, mut texts) = (Vec::new(), false, Texts::default());
+    let (mut dead_letters, mut more, mut texts) = (Vec::new(), false, Interner::default());
     let previewer = Previewer::new(&context.dead_letters.config).ok();
     let listed = |found: FetchedMessage, entry: &ListEntry| {
         let from = context.dead_letters.queues.of(found.source);

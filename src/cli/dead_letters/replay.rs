@@ -15,7 +15,7 @@ use crate::dead_letters::edit::{self, FieldEdit};
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::list_entry::ListEntry;
-use crate::dead_letters::plan::{ActionPlan, Allowed, Candidate, ExclusionReason};
+use crate::dead_letters::plan::{ActionPlan, Candidate, ExclusionReason, ReplayOptions};
 use crate::dead_letters::preview::Previewer;
 use crate::dead_letters::run::{Edited, MessageAction, RunResult};
 use crate::dead_letters::scan::Scanned;
@@ -75,8 +75,12 @@ pub(super) async fn run(context: &CommandContext, args: &Args, sources: &Sources
     let Survey { candidates, scanned } = read.await.map_err(failed)?;
     let missing = MissingIds::of(&filter, &candidates);
     warn(&scanned);
-    let allowed = Allowed { in_doubt: args.include_unknown, refused: args.set.is_empty(), new_id: args.new_id };
-    let plan = ActionPlan::replay(candidates, &ledger, allowed).await;
+    let options = ReplayOptions {
+        allows_in_doubt: args.include_unknown,
+        allows_refused: args.set.is_empty(),
+        has_new_id: args.new_id,
+    };
+    let plan = ActionPlan::replay(candidates, &ledger, options).await;
     eprintln!("{}", summary(context, args, &plan, &scanned));
     if plan.count() == 0 {
         let missing = missing.message().map(|missing| format!("\n{missing}")).unwrap_or_default();

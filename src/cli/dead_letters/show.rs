@@ -12,7 +12,7 @@ use crate::cli::{Error, print};
 use crate::dead_letters::Source;
 use crate::dead_letters::cause::field;
 use crate::dead_letters::fetched::FetchedMessage;
-use crate::dead_letters::list_entry::{ListEntry, Texts};
+use crate::dead_letters::list_entry::{Interner, ListEntry};
 use crate::dead_letters::preview::{Preview, Previewer};
 use crate::message::dead_letter::{DeadLetter, published_to};
 use crate::message::failure::shorten;
@@ -66,7 +66,7 @@ struct MessageDetails {
 /// # Errors
 /// What RabbitMQ answered, or that there is no such message.
 pub(super) async fn run(context: &CommandContext, args: &Args) -> Result<ExitCode, Error> {
-    let (mut shown, mut texts) = (Vec::new(), Texts::default());
+    let (mut shown, mut texts) = (Vec::new(), Interner::default());
     let previewer = Previewer::new(&context.dead_letters.config);
     let visit = |found: FetchedMessage| {
         let entry = ListEntry::new(&found, &mut texts);

@@ -18,7 +18,7 @@ use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::list_entry::ListEntry;
-use crate::dead_letters::plan::{ActionPlan, Allowed, Candidate};
+use crate::dead_letters::plan::{ActionPlan, Candidate, ReplayOptions};
 use crate::ledger::Digest;
 
 /// How long the page that starts an action waits for its count.
@@ -90,8 +90,12 @@ async fn count(app: &App, id: String, asked: ActionRequest) -> Result<(), String
     let only = candidates.first().filter(|_| asked.print.is_some()).map(|candidate| candidate.id.clone());
     let plan = match asked.what {
         "replay" => {
-            let allowed = Allowed { in_doubt: asked.in_doubt, refused: true, new_id: asked.new_id.is_some() };
-            ActionPlan::replay(candidates, &LedgerAccess::open(&app.config).await, allowed).await
+            let options = ReplayOptions {
+                allows_in_doubt: asked.in_doubt,
+                allows_refused: true,
+                has_new_id: asked.new_id.is_some(),
+            };
+            ActionPlan::replay(candidates, &LedgerAccess::open(&app.config).await, options).await
         }
         _ => ActionPlan::discard(&candidates),
     };

@@ -19,7 +19,7 @@ use crate::dead_letters::Source;
 use crate::dead_letters::audit::{Record, new_action};
 use crate::dead_letters::filter::{Filter, kinds};
 use crate::dead_letters::group::Groups;
-use crate::dead_letters::list_entry::{ListEntry, Texts};
+use crate::dead_letters::list_entry::{Interner, ListEntry};
 use crate::message::export;
 use crate::visible;
 
@@ -243,7 +243,7 @@ async fn export_to(
     visitor: &Visitor,
     sender: &tokio::sync::mpsc::Sender<Result<Bytes, std::io::Error>>,
 ) {
-    let (mut texts, now, mut count) = (Texts::default(), app.now(), 0);
+    let (mut texts, now, mut count) = (Interner::default(), app.now(), 0);
     let scanned = app.dead_letters.scan(&Source::DEAD, &app.stop, |found| {
         let entry = ListEntry::new(&found, &mut texts);
         if !filter.takes(&entry, now, || std::borrow::Cow::Borrowed(&found.message.body)) {
