@@ -26,7 +26,7 @@ use crate::ledger::{self, Ledger, Owner};
 use crate::lifecycle::Services;
 use crate::message::mapper::Mapper;
 use crate::observe::admin;
-use crate::observe::events::Events;
+use crate::observe::events::Telemetry;
 use crate::observe::listener::bind;
 use crate::observe::logs::Repeated;
 use crate::observe::status::Status;
@@ -80,13 +80,13 @@ impl App {
         let listen = config.admin.listen;
         let listener = bind(listen).map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))?;
         let vhost = config.broker.urls.first().map_or_else(|| "/".to_owned(), vhost);
-        let events = Arc::new(Events::new(&vhost, &config.broker.queue, Clock::system().now()));
+        let telemetry = Arc::new(Telemetry::new(&vhost, &config.broker.queue, Clock::system().now()));
         let on_change = {
-            let events = Arc::clone(&events);
-            Box::new(move |closed, failure: Option<&str>| events.gate(closed, failure))
+            let telemetry = Arc::clone(&telemetry);
+            Box::new(move |closed, failure: Option<&str>| telemetry.gate(closed, failure))
         };
         let gate = Gate::new(&config.gate, &config.crm, config.retry.retry_after_max, Clock::system(), on_change);
-        let status = Arc::new(Status::new(events, gate, Arc::new(mapper), config.ledger.store.as_str()));
+        let status = Arc::new(Status::new(telemetry, gate, Arc::new(mapper), config.ledger.store.as_str()));
         Ok(Self { config, listener, crm, status })
     }
 
@@ -188,12 +188,12 @@ async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Se
     let prefetch = prefetch(slots, &config.crm, config.gate.hold);
     let session = broker.session(prefetch, Arc::clone(&worker.ownership), config, status);
     if let Some(file) = config.broker.urls_file.clone() {
-        let (connector, files) = (Arc::clone(&broker.connector), Arc::clone(&status.events.files));
+        let (connector, files) = (Arc::clone(&broker.connector), Arc::clone(&status.telemetry.files));
         services.spawn("broker's addresses", reload::broker_urls(file, connector, files));
     }
     if let Some(file) = config.events.rules_file.clone() {
         let (mapper, ownership) = (Arc::clone(&worker.mapper), Arc::clone(&worker.ownership));
-        let files = Arc::clone(&status.events.files);
+        let files = Arc::clone(&status.telemetry.files);
         services.spawn("rules file", reload::rules(file, config.events.clone(), mapper, ownership, files));
     }
     services.spawn("ledger watch", Arc::clone(&worker.recorder).watch(drained.clone()));
@@ -246,7 +246,7 @@ async fn measure(connector: Arc<Connector>, topology: Topology, status: Arc<Stat
 }
 
 fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, tasks: &TaskTracker) -> Worker {
-    let (gate, events) = (Arc::clone(&status.gate), Arc::clone(&status.events));
+    let (gate, telemetry) = (Arc::clone(&status.gate), Arc::clone(&status.telemetry));
     let mapper = Arc::clone(&status.mapper);
     let conditions = ProofConditions {
         single_active_consumer: config.broker.single_active_consumer,
@@ -271,7 +271,7 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, 
             hold: config.gate.hold,
             mapper: Arc::clone(&mapper),
             clock: Clock::system(),
-            events: Arc::clone(&events),
+            telemetry: Arc::clone(&telemetry),
         },
         ownership: Arc::new(Ownership::new(
             Arc::clone(&parts.ledger),
@@ -279,14 +279,14 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, 
             conditions,
             Clock::system(),
         )),
-        recorder: Recorder::new(parts.ledger, Arc::clone(&gate), Arc::clone(&events), tasks.clone()),
+        recorder: Recorder::new(parts.ledger, Arc::clone(&gate), Arc::clone(&telemetry), tasks.clone()),
         mapper,
         owner: Owner(fastrand::u64(..)),
         operation: config.crm.operation.as_deref().unwrap_or_default().into(),
         gate,
         ids: InFlightIds::default(),
         quota_checks: QuotaChecks::default(),
-        events,
+        telemetry,
         clock: Clock::system(),
         stop: parts.stop,
     }
@@ -305,7 +305,7 @@ async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationT
         };
         let error = match opened {
             Ok(ledger) => {
-                status.events.ledger_has(ledger.len());
+                status.telemetry.ledger_has(ledger.len());
                 status.serves(config, Arc::clone(&ledger));
                 status.ledger(None);
                 return Some(ledger);
@@ -323,7 +323,7 @@ async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationT
 
 /// Watches the files with logins, which are needed before the ledger is open.
 fn watch_logins(config: &Config, status: &Arc<Status>, services: &Services) {
-    let files = &status.events.files;
+    let files = &status.telemetry.files;
     if let Some(file) = config.crm.tokens_file.clone() {
         services.spawn("tokens file", reload::tokens(file, Arc::clone(&status.gate), Arc::clone(files)));
     }

@@ -43,7 +43,7 @@ use crate::message::disposition::{Disposition, Settlement};
 use crate::message::failure::{Failure, catch_panic};
 use crate::message::mapper::{Mapped, Mapper};
 use crate::message::retry_state::RetryState;
-use crate::observe::events::Events;
+use crate::observe::events::Telemetry;
 use crate::observe::traces::Span;
 use crate::retry::Schedule;
 use crate::settle::Settler;
@@ -93,7 +93,7 @@ pub struct Worker {
     /// Decides when the CRM is asked how much of a token's quota is used.
     pub quota_checks: QuotaChecks,
     /// Logs and metrics.
-    pub events: Arc<Events>,
+    pub telemetry: Arc<Telemetry>,
     /// The time of day.
     pub clock: Clock,
     /// Once cancelled, no further delivery is processed.
@@ -140,7 +140,7 @@ impl Worker {
     async fn handle_in(&self, delivery: Delivery, unsettled: UnsettledDelivery, span: &Span) {
         let Delivery { message, acker, gone } = delivery;
         let mut d = self.context(&message, &*acker, gone, unsettled.epoch);
-        self.events.taken();
+        self.telemetry.taken();
         let (began, mut decided) = (Instant::now(), None);
         // A panic is caught here and nowhere else. During processing it leads to a dead letter; during settling the message is
         // requeued.
@@ -279,7 +279,7 @@ impl Worker {
     fn read(&self, d: &mut DeliveryContext<'_>) -> Result<Mapped, Failure> {
         let (state, invalid) = RetryState::read(d.message, Some(&self.settler.queue));
         if !invalid.is_empty() {
-            self.events.invalid_headers(d.message.id(), &invalid);
+            self.telemetry.invalid_headers(d.message.id(), &invalid);
         }
         d.state = state;
         d.attempts_in_round = self.schedule.attempts_in_round(d.state.attempts, d.state.round);

@@ -31,7 +31,7 @@ use crate::observe::watched_files::WatchedFiles;
 
 /// A settled delivery.
 #[derive(Clone, Copy, Debug)]
-pub struct Settled<'a> {
+pub struct SettledDelivery<'a> {
     /// The message id.
     pub message_id: Option<&'a str>,
     /// Whether its publisher gave it an id.
@@ -61,13 +61,13 @@ pub struct Settled<'a> {
 }
 
 /// Writes logs and metrics, and keeps what the status page shows.
-pub struct Events {
+pub struct Telemetry {
     metrics: Metrics,
     registry: Registry,
     failing: FailureLog,
-    last: Mutex<Last>,
+    last: Mutex<LatestEvents>,
     /// The last settled messages, the newest first.
-    recent: Mutex<VecDeque<Recent>>,
+    recent: Mutex<VecDeque<RecentMessage>>,
     /// The files that are watched for changes.
     pub files: Arc<WatchedFiles>,
 }
@@ -80,7 +80,7 @@ const MAX_REASON_BYTES: usize = 200;
 /// A settled message without its body, for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Recent {
+pub struct RecentMessage {
     /// When it was settled.
     pub at: String,
     /// Its message id.
@@ -99,7 +99,7 @@ pub struct Recent {
 
 /// The latest events, for people.
 #[derive(Clone, Debug, Default)]
-pub struct Last {
+pub struct LatestEvents {
     /// When a task was created.
     pub created: Option<Timestamp>,
     /// The ledger's last failure.
@@ -109,15 +109,15 @@ pub struct Last {
 }
 
 /// A copy that RabbitMQ has not confirmed yet.
-pub struct Unconfirmed(Gauge);
+pub struct UnconfirmedCopy(Gauge);
 
-impl Drop for Unconfirmed {
+impl Drop for UnconfirmedCopy {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-impl Events {
+impl Telemetry {
     /// Metrics at zero, for a process that `started` at that time and consumes `queue` of `vhost`.
     #[must_use]
     pub fn new(vhost: &str, queue: &str, started: Timestamp) -> Self {
@@ -142,21 +142,21 @@ impl Events {
 
     /// The latest events.
     #[must_use]
-    pub fn last(&self) -> Last {
+    pub fn last(&self) -> LatestEvents {
         self.lock_last().clone()
     }
 
-    fn lock_last(&self) -> MutexGuard<'_, Last> {
+    fn lock_last(&self) -> MutexGuard<'_, LatestEvents> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last settled messages, the newest first.
     #[must_use]
-    pub fn recent(&self) -> Vec<Recent> {
+    pub fn recent(&self) -> Vec<RecentMessage> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    fn remember(&self, settled: &Settled<'_>) {
+    fn remember(&self, settled: &SettledDelivery<'_>) {
         let failure = match settled.disposition {
             Disposition::DeadLetter(failure) => Some(failure),
             Disposition::Ack
@@ -172,7 +172,7 @@ impl Events {
             // An earlier attempt's reason says nothing about a task that exists.
             None => settled.reason.filter(|_| !is_created).map(Cow::from),
         };
-        let recent = Recent {
+        let recent = RecentMessage {
             at: rfc3339(settled.at),
             message_id: settled.message_id.map(ToOwned::to_owned),
             outcome: settled.disposition.as_str().to_owned(),
@@ -210,7 +210,7 @@ impl Events {
     }
 
     /// A message was settled.
-    pub fn settled(&self, settled: &Settled<'_>) {
+    pub fn settled(&self, settled: &SettledDelivery<'_>) {
         self.metrics.in_flight.dec();
         let outcome = settled.disposition.as_str();
         let message_id = settled.message_id.unwrap_or("-");
@@ -244,7 +244,7 @@ impl Events {
     }
 
     /// The age of a message that is acked or dead-lettered.
-    fn aged(&self, settled: &Settled<'_>) {
+    fn aged(&self, settled: &SettledDelivery<'_>) {
         if settled.disposition == &Disposition::Ack {
             self.lock_last().created = Some(settled.at);
         }
@@ -268,9 +268,9 @@ impl Events {
     }
 
     /// A copy is being published. It counts as unconfirmed until the result is dropped.
-    pub fn publishing(&self) -> Unconfirmed {
+    pub fn publishing(&self) -> UnconfirmedCopy {
         self.metrics.unconfirmed.inc();
-        Unconfirmed(self.metrics.unconfirmed.clone())
+        UnconfirmedCopy(self.metrics.unconfirmed.clone())
     }
 
     /// A copy was not confirmed.

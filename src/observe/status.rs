@@ -23,7 +23,7 @@ use crate::gate::{BlockReason, Gate};
 use crate::ledger::{Key, KeyPrefix, Ledger};
 use crate::message::mapper::Mapper;
 use crate::message::reference::Reference;
-use crate::observe::events::Events;
+use crate::observe::events::Telemetry;
 use crate::observe::forecast::{CountsAt, Forecast, Quota, Rate, Rates, forecast};
 use crate::observe::ledger_page::{LedgerEntry, LedgerPage};
 
@@ -33,7 +33,7 @@ const MAX_LEDGER_CALLS_PER_SECOND: u32 = 10;
 /// The state of the worker.
 pub struct Status {
     /// The metrics.
-    pub events: Arc<Events>,
+    pub telemetry: Arc<Telemetry>,
     /// The gate.
     pub gate: Arc<Gate>,
     /// The rules and their counts.
@@ -106,9 +106,9 @@ fn hold(place: &Mutex<Option<String>>, reason: Option<String>) {
 impl Status {
     /// Not connected, and without a ledger; `ledger` is its kind.
     #[must_use]
-    pub fn new(events: Arc<Events>, gate: Arc<Gate>, mapper: Arc<Mapper>, ledger: &'static str) -> Self {
+    pub fn new(telemetry: Arc<Telemetry>, gate: Arc<Gate>, mapper: Arc<Mapper>, ledger: &'static str) -> Self {
         Self {
-            events,
+            telemetry,
             gate,
             mapper,
             unconnected: Mutex::new(Some("connecting".to_owned())),
@@ -183,13 +183,13 @@ impl Status {
 
     /// RabbitMQ accepts no messages for this reason, or accepts them.
     pub fn blocked(&self, reason: Option<&str>) {
-        self.events.blocked(reason);
+        self.telemetry.blocked(reason);
         hold(&self.blocked, reason.map(ToOwned::to_owned));
     }
 
     /// The consuming connection changed.
     pub fn connection(&self, change: &ConnectionChange) {
-        self.events.connection(change);
+        self.telemetry.connection(change);
         match change {
             ConnectionChange::Connected { .. } => {
                 hold(&self.unconnected, None);
@@ -209,7 +209,7 @@ impl Status {
 
     /// Stores the queue counts and measures the rates; called every few seconds.
     pub fn measure(&self, depths: Option<Depths>) {
-        let counts = self.events.counts();
+        let counts = self.telemetry.counts();
         let settled = |name: &str| counts.settled.get(name).copied().unwrap_or(0);
         let failed: u64 = counts.dead_lettered.values().sum();
         let calls = counts.attempts.values().sum();
@@ -267,7 +267,7 @@ impl Status {
     /// The metrics as OpenMetrics text.
     #[must_use]
     pub fn metrics(&self) -> String {
-        format!("{}{}", self.forecast().metrics(), self.events.encode(&self.gate, &self.mapper))
+        format!("{}{}", self.forecast().metrics(), self.telemetry.encode(&self.gate, &self.mapper))
     }
 
     /// When backlog and quota are finished.
@@ -279,7 +279,7 @@ impl Status {
             (measured.rates.rate(), measured.backlog)
         };
         // The calls that are left are those of now, so the backlog must be, too.
-        let done = self.events.counts().done();
+        let done = self.telemetry.counts().done();
         let backlog = counted.map(|(backlog, done_then)| backlog.saturating_sub(done.saturating_sub(done_then)));
         // Without a connection the queues cannot be counted, and the last count is old.
         let is_connected = held(&self.unconnected).is_none();
@@ -295,7 +295,7 @@ impl Status {
     pub fn page(&self) -> Page {
         let (unready, unconnected) = (self.unready(), held(&self.unconnected));
         let (closed, failed) = (self.gate.block_reason(), self.gate.last_failure());
-        let (counts, last) = (self.events.counts(), self.events.last());
+        let (counts, last) = (self.telemetry.counts(), self.telemetry.last());
         let forecast = self.forecast();
         let failing = last.ledger_failure.clone().filter(|_| closed == Some(BlockReason::Ledger));
         let no_ledger = held(&self.no_ledger).or(failing);
@@ -340,10 +340,10 @@ impl Status {
             },
             attempts: page::named(&counts.attempts),
             rules: page::rules(&self.mapper),
-            files: self.events.files.page(),
+            files: self.telemetry.files.page(),
             queues: self.queues(),
             forecast,
-            recent: self.events.recent(),
+            recent: self.telemetry.recent(),
             last_hour: self.measured().trend.minutes(),
         }
     }
@@ -373,7 +373,7 @@ impl Status {
             })
         };
         let waiting: u64 = depths.iter().filter(|(name, _)| waits(name)).map(|(_, count)| count).sum();
-        waiting + u64::try_from(self.events.counts().in_flight).unwrap_or(0)
+        waiting + u64::try_from(self.telemetry.counts().in_flight).unwrap_or(0)
     }
 
     fn queues(&self) -> Option<QueuesStatus> {

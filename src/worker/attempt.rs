@@ -172,7 +172,7 @@ impl Worker {
         yield_now().await;
         let uncounted_probe = is_probe && classified.outcome == Outcome::Unavailable;
         let counts = classified.outcome.spends_attempt() && !uncounted_probe;
-        self.events.attempted(d.message.id(), &classified, duration);
+        self.telemetry.attempted(d.message.id(), &classified, duration);
         if counts {
             d.count_attempt(at, &classified, duration);
         }
@@ -204,7 +204,7 @@ impl Worker {
         };
         let recorded = self.recorder.record(key, self.finished(&claim, result, d.state.attempts)).await;
         if let (Err(error), AttemptResult::Created) = (recorded, result) {
-            self.events.created_unrecorded(d.message.id(), &error);
+            self.telemetry.created_unrecorded(d.message.id(), &error);
         }
     }
 

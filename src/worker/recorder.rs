@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::gate::Gate;
 use crate::ledger::{Change, Changed, Entry, Key, Ledger, LedgerError};
-use crate::observe::events::Events;
+use crate::observe::events::Telemetry;
 use crate::retry::{Backoff, jittered};
 
 /// First and longest wait before the ledger is asked again after it failed.
@@ -21,7 +21,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Recorder {
     ledger: Arc<dyn Ledger>,
     gate: Arc<Gate>,
-    events: Arc<Events>,
+    telemetry: Arc<Telemetry>,
     /// Writes that failed and are being retried.
     background: TaskTracker,
 }
@@ -29,8 +29,13 @@ pub struct Recorder {
 impl Recorder {
     /// Uses `ledger`. Its failures close `gate`. Failed writes are retried in tasks of `background`.
     #[must_use]
-    pub fn new(ledger: Arc<dyn Ledger>, gate: Arc<Gate>, events: Arc<Events>, background: TaskTracker) -> Arc<Self> {
-        Arc::new(Self { ledger, gate, events, background })
+    pub fn new(
+        ledger: Arc<dyn Ledger>,
+        gate: Arc<Gate>,
+        telemetry: Arc<Telemetry>,
+        background: TaskTracker,
+    ) -> Arc<Self> {
+        Arc::new(Self { ledger, gate, telemetry, background })
     }
 
     /// The ledger.
@@ -78,7 +83,7 @@ impl Recorder {
     async fn try_change(&self, key: &Key, change: &Change) -> Result<Changed, LedgerError> {
         let began = Instant::now();
         let changed = self.ledger.change(key, change.clone()).await;
-        self.events.ledger_wrote(began.elapsed(), self.ledger.len());
+        self.telemetry.ledger_wrote(began.elapsed(), self.ledger.len());
         if changed.is_ok() {
             self.gate.ledger_worked();
         }
@@ -105,7 +110,7 @@ impl Recorder {
     }
 
     fn report_failure(&self, error: &LedgerError) {
-        self.events.ledger_failed(error);
+        self.telemetry.ledger_failed(error);
         self.gate.ledger_failed();
     }
 

@@ -10,7 +10,7 @@ use crate::broker::Message;
 use crate::config::OnUnknown;
 use crate::message::disposition::{Disposition, Settlement};
 use crate::message::published::published_at;
-use crate::observe::events::Settled;
+use crate::observe::events::SettledDelivery;
 
 /// What the log line and the metrics say about a delivery.
 pub(super) struct Report {
@@ -62,7 +62,7 @@ impl Worker {
             && report.possibly_created
             && (report.was_doubted || may_be_resent || report.replays > 0);
         if (report.is_created && report.was_doubted) || may_be_several {
-            self.events.possible_duplicate(report.id.as_deref());
+            self.telemetry.possible_duplicate(report.id.as_deref());
         }
     }
 
@@ -75,7 +75,7 @@ impl Worker {
         settlement: &Settlement,
         gone: bool,
     ) {
-        self.events.settled(&Settled {
+        self.telemetry.settled(&SettledDelivery {
             message_id: report.id.as_deref(),
             has_id: report.has_id,
             reference: report.id.as_deref().and_then(|id| self.mapper.reference(id)),

@@ -16,7 +16,7 @@ use wolkvox_task_worker::config::Config;
 use wolkvox_task_worker::gate::Gate;
 use wolkvox_task_worker::ledger::{Ledger, Owner};
 use wolkvox_task_worker::message::mapper::Mapper;
-use wolkvox_task_worker::observe::events::Events;
+use wolkvox_task_worker::observe::events::Telemetry;
 use wolkvox_task_worker::retry::Schedule;
 use wolkvox_task_worker::settle::Settler;
 use wolkvox_task_worker::worker::ownership::{Ownership, ProofConditions};
@@ -189,7 +189,7 @@ impl World {
     /// Builds a worker as `app` does.
     fn worker(self: &Arc<Self>, process: &Arc<WorkerProcess>, tasks: &TaskTracker) -> Worker {
         let (config, clock) = (&self.config, self.clocks[process.worker].clock());
-        let events = Arc::new(Events::new("/", &config.broker.queue, Timestamp::UNIX_EPOCH));
+        let telemetry = Arc::new(Telemetry::new("/", &config.broker.queue, Timestamp::UNIX_EPOCH));
         let gate = self.gate(process);
         let mapper = Arc::new(Mapper::new(config).expect("an operation"));
         let fake = Arc::new(FakeLedger::open(self, process));
@@ -220,16 +220,16 @@ impl World {
                 dead_letter_queue: config.broker.dead_letter_queue.clone(),
                 hold: config.gate.hold,
                 clock: clock.clone(),
-                events: Arc::clone(&events),
+                telemetry: Arc::clone(&telemetry),
             },
-            recorder: Recorder::new(ledger, Arc::clone(&gate), Arc::clone(&events), tasks.clone()),
+            recorder: Recorder::new(ledger, Arc::clone(&gate), Arc::clone(&telemetry), tasks.clone()),
             ownership,
             owner: Owner(process.number),
             operation: config.crm.operation.as_deref().unwrap_or_default().into(),
             gate,
             ids: InFlightIds::default(),
             quota_checks: QuotaChecks::default(),
-            events,
+            telemetry,
             clock,
             stop: process.stop.clone(),
         }

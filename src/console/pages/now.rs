@@ -18,7 +18,7 @@ use crate::console::safety::Visitor;
 use crate::console::times::When;
 use crate::count::{counted, grouped};
 use crate::dead_letters::Queues;
-use crate::observe::overview::{Member, Overview};
+use crate::observe::overview::{Overview, QueueWorker};
 use crate::observe::status::{Minute, Page as StatusPage, TokenStatus};
 use crate::observe::workers::Workers;
 
@@ -140,7 +140,7 @@ pub(super) async fn page(
 }
 
 /// `sees`: whether the visitor may see the words of the CRM.
-fn worker(app: &App, Member { answer, role }: &Member, sees: bool) -> Worker {
+fn worker(app: &App, QueueWorker { answer, role }: &QueueWorker, sees: bool) -> Worker {
     let (now, zone, role) = (app.now(), &app.config.crm.timezone, *role);
     let page = match &answer.page {
         Ok(page) => page,
@@ -221,7 +221,7 @@ fn charts(page: &StatusPage) -> Vec<(String, String)> {
 
 fn recent(app: &App, page: &StatusPage, sees: bool) -> Vec<RecentRow> {
     let (now, zone) = (app.now(), &app.config.crm.timezone);
-    let row = |recent: &crate::observe::events::Recent| RecentRow {
+    let row = |recent: &crate::observe::events::RecentMessage| RecentRow {
         at: When::parse(&recent.at, now, zone),
         id: recent.message_id.clone().unwrap_or_default(),
         outcome: match &recent.kind {

@@ -1,11 +1,11 @@
 //! The log line of a settled message.
 
-use super::{Settled, millis};
+use super::{SettledDelivery, millis};
 use crate::message::disposition::Disposition;
 use crate::message::disposition::Settlement;
 
 /// Writes one line for each settled message. A created task needs no reason.
-pub(super) fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str) {
+pub(super) fn log_settled(settled: &SettledDelivery<'_>, message_id: &str, outcome: &str) {
     let (rule, attempts, duration_ms) = (settled.rule, settled.attempts, millis(settled.duration));
     // People search for a task's message with the reference.
     let reference = settled.reference.map(tracing::field::display);

@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn settled<'a>(disposition: &'a Disposition, reason: Option<&'a str>) -> Settled<'a> {
-    Settled {
+fn settled<'a>(disposition: &'a Disposition, reason: Option<&'a str>) -> SettledDelivery<'a> {
+    SettledDelivery {
         message_id: Some("m-1"),
         has_id: true,
         reference: None,
@@ -22,10 +22,10 @@ fn settled<'a>(disposition: &'a Disposition, reason: Option<&'a str>) -> Settled
 
 #[test]
 fn recent_message_has_the_reason_of_its_retry_and_none_when_created() {
-    let events = Events::new("/", "q", Timestamp::UNIX_EPOCH);
-    events.settled(&settled(&Disposition::Retry(Duration::from_secs(10)), Some("the CRM answered HTTP 503")));
-    events.settled(&settled(&Disposition::Ack, Some("the CRM answered HTTP 503")));
-    let reasons: Vec<_> = events.recent().into_iter().map(|recent| (recent.outcome, recent.reason)).collect();
+    let telemetry = Telemetry::new("/", "q", Timestamp::UNIX_EPOCH);
+    telemetry.settled(&settled(&Disposition::Retry(Duration::from_secs(10)), Some("the CRM answered HTTP 503")));
+    telemetry.settled(&settled(&Disposition::Ack, Some("the CRM answered HTTP 503")));
+    let reasons: Vec<_> = telemetry.recent().into_iter().map(|recent| (recent.outcome, recent.reason)).collect();
     let retried = ("retried".to_owned(), Some("the CRM answered HTTP 503".to_owned()));
     assert_eq!(reasons, [("created".to_owned(), None), retried]);
 }

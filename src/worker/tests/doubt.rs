@@ -70,7 +70,7 @@ async fn claim_of_a_worker_that_is_gone_is_one_unknown_attempt() {
     other_claims(&test.ledger, "a", now()).await;
     test.handle(redelivered("a")).await;
     assert_eq!((test.settled(), test.requests()), (vec!["acked"], 1));
-    assert_eq!(test.worker.events.counts().possible_duplicates, 1);
+    assert_eq!(test.worker.telemetry.counts().possible_duplicates, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,7 +123,7 @@ async fn message_without_an_id_is_in_doubt_when_it_was_delivered_before() {
     assert_eq!((test.requests(), test.copies()), (1, vec![dead_letter("unknown", 0, true)]));
     let test = TestWorker::new(&[]).await;
     test.handle(redelivered("")).await;
-    assert_eq!((test.requests(), test.worker.events.counts().possible_duplicates), (1, 1));
+    assert_eq!((test.requests(), test.worker.telemetry.counts().possible_duplicates), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,10 +134,10 @@ async fn second_task_of_a_replay_is_reported_when_rabbitmq_itself_dead_letters_i
         test.worker.settler.publish_gate.set_can_reject(true);
         test.broker.refuses.store(true, Ordering::SeqCst);
         test.handle(message("a")).await;
-        assert_eq!(test.worker.events.counts().possible_duplicates, 0);
+        assert_eq!(test.worker.telemetry.counts().possible_duplicates, 0);
         test.handle(with_headers(message("a"), &[("x-wtw-dead-letter", number(1)), ("x-wtw-failed-at", text("t"))]))
             .await;
-        assert_eq!((test.requests(), test.worker.events.counts().possible_duplicates), (2, reports));
+        assert_eq!((test.requests(), test.worker.telemetry.counts().possible_duplicates), (2, reports));
     }
 }
 
@@ -150,7 +150,7 @@ async fn replay_whose_worker_ended_is_reported_when_rabbitmq_itself_dead_letters
     other_claims(&test.ledger, "a", now()).await;
     let replay = with_headers(redelivered("a"), &[("x-wtw-replay-count", number(1))]);
     test.handle(replay).await;
-    assert_eq!((test.requests(), test.worker.events.counts().possible_duplicates), (0, 1));
+    assert_eq!((test.requests(), test.worker.telemetry.counts().possible_duplicates), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -204,7 +204,7 @@ async fn queue_is_drained_only_when_everything_delivered_earlier_is_settled() {
     };
     tokio::join!(earlier, later);
     assert!(test.ledger.proves_unsent());
-    assert_eq!(test.worker.events.counts().possible_duplicates, 1);
+    assert_eq!(test.worker.telemetry.counts().possible_duplicates, 1);
 }
 
 #[tokio::test(start_paused = true)]

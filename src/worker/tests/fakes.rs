@@ -29,7 +29,7 @@ use crate::ledger::memory::MemoryLedger;
 use crate::ledger::{About, Change, Changed, Entry, Key, KeyPrefix, KnownResult, Ledger, LedgerError, Limits, Owner};
 use crate::message::mapper::Mapper;
 use crate::message::retry_state::string;
-use crate::observe::events::Events;
+use crate::observe::events::Telemetry;
 use crate::retry::Schedule;
 use crate::settle::Settler;
 use crate::worker::ownership::{Ownership, ProofConditions};
@@ -206,7 +206,7 @@ impl TestWorker {
         let given = given.iter().chain(more).map(|(key, value)| ((*key).into(), (*value).into()));
         let environment = given.collect::<std::collections::HashMap<_, _>>().into_iter().collect();
         let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
-        let events = Arc::new(Events::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH));
+        let telemetry = Arc::new(Telemetry::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH));
         let max = config.retry.retry_after_max;
         let gate = Gate::new(&config.gate, &config.crm, max, clock.clone(), Box::new(|_, _| {}));
         let (crm, broker) = (Arc::<FakeCrm>::default(), Arc::<FakeBroker>::default());
@@ -230,15 +230,15 @@ impl TestWorker {
                 hold: config.gate.hold,
                 mapper: Arc::clone(&mapper),
                 clock: clock.clone(),
-                events: Arc::clone(&events),
+                telemetry: Arc::clone(&telemetry),
             },
-            recorder: Recorder::new(ledger.clone(), gate, Arc::clone(&events), TaskTracker::new()),
+            recorder: Recorder::new(ledger.clone(), gate, Arc::clone(&telemetry), TaskTracker::new()),
             ownership: Arc::new(Ownership::new(ledger.clone(), String::new(), CONDITIONS, clock.clone())),
             owner: Owner(fastrand::u64(..)),
             operation: "demo".into(),
             ids: InFlightIds::default(),
             quota_checks: QuotaChecks::default(),
-            events,
+            telemetry,
             clock,
             stop: stop.clone(),
         };

@@ -69,7 +69,7 @@ async fn request_is_not_sent_when_its_claim_took_too_long() {
     tokio::join!(handled, recovering);
     assert_eq!((test.settled(), test.requests()), (vec!["acked"], 1));
     assert_eq!(test.ledger.result_of("a").await, Some((KnownResult::Created, false, 1)), "no attempt was counted");
-    assert_eq!(test.worker.events.counts().possible_duplicates, 0);
+    assert_eq!(test.worker.telemetry.counts().possible_duplicates, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,7 +19,7 @@ use wolkvox_task_worker::message::payload::REQUIRED;
 use wolkvox_task_worker::message::retry_state;
 use wolkvox_task_worker::message::task::FIELDS;
 use wolkvox_task_worker::observe::admin;
-use wolkvox_task_worker::observe::events::Events;
+use wolkvox_task_worker::observe::events::Telemetry;
 
 use super::{ROOT, read};
 
@@ -202,7 +202,7 @@ fn metrics() -> String {
     let gate = Gate::new(&config.gate, &config.crm, Duration::ZERO, Clock::system(), Box::new(|_, _| {}));
     gate.try_acquire().expect("a slot").quota(0, 0, None);
     let mapper = Mapper::new(&config).expect("rules");
-    let page = Events::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH).encode(&gate, &mapper);
+    let page = Telemetry::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH).encode(&gate, &mapper);
     let mut table = "| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n".to_owned();
     for family in page.split("# HELP ").skip(1) {
         let mut lines = family.lines();
