@@ -36,7 +36,7 @@ pub use load::{Loaded, read_ledger_url, read_tokens, read_urls};
 pub use problem::{Problem, Problems};
 pub use proxy::Proxy;
 pub use raw::Sources;
-pub use rules::{Action, Events, Example, Expected, MAX_RULES, RuleText, Unmatched, read_rules};
+pub use rules::{Events, Example, Expected, MAX_RULES, RuleAction, RuleText, Unmatched, read_rules};
 pub use secret::SharedSecret;
 pub use show::ShownSetting;
 pub use toml_table::Scalar;

@@ -20,7 +20,7 @@ use crate::broker::connect::{BrokerError, Connector, close, described};
 use crate::broker::inspect::can_reject;
 use crate::broker::owner::{OwnerError, take_ownership};
 use crate::broker::publish_gate::PublishGate;
-use crate::broker::serial::{Ended, RETURNED_COUNT, SUSPICIOUS_COUNT, SerialMode};
+use crate::broker::serial::{EndedConnection, RETURNED_COUNT, SUSPICIOUS_COUNT, SerialMode};
 use crate::broker::subscription::Subscription;
 use crate::broker::topology::{self, Topology, TopologyError};
 use crate::broker::{CompareOwners, Delivery, Properties, Publish, PublishError, delivery_count};
@@ -123,7 +123,7 @@ impl Session {
             };
             (self.on_change)(ConnectionChange::Lost(error.message.clone()));
             let (lasted, unsettled) = (began.elapsed(), state.unsettled.len());
-            let ended = Ended { error: &error, lasted, delivered: state.delivered, unsettled };
+            let ended = EndedConnection { error: &error, lasted, delivered: state.delivered, unsettled };
             let was_on = serial.is_on();
             let is_cause = serial.connection_ended(&ended, self.prefetch);
             if is_cause && !was_on {

@@ -10,7 +10,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::{Connection, types};
 use serde_json::{Value, json};
 
-use crate::broker::bindings::{self, Bindings, Refused};
+use crate::broker::bindings::{self, Bindings, BindingsError};
 pub(crate) use crate::broker::connect::short;
 use crate::broker::connect::{BrokerError, bounded, close, open_channel};
 use crate::broker::{HeaderValue, Headers};
@@ -263,8 +263,8 @@ pub async fn apply(connection: &Connection, topology: &Topology, mode: TopologyM
         declared.map_err(|error| explain(error, &queue.name))?;
     }
     bindings::apply(&channel, &topology.bindings, mode).await.map_err(|refused| match refused {
-        Refused::Broker(error) => TopologyError::Broker(error),
-        Refused::Differs(text) => TopologyError::Differs(text),
+        BindingsError::Broker(error) => TopologyError::Broker(error),
+        BindingsError::Differs(text) => TopologyError::Differs(text),
     })?;
     // The queues exist, so an error while closing the channel does not matter.
     let _ = bounded("close the channel", channel.close(200, "OK".into())).await;

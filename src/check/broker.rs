@@ -16,13 +16,13 @@ use crate::net::{self, Unreachable, shown};
 /// A frame size that leaves less than this for our headers, and as much for the publisher's, gets a warning.
 const FRAME: usize = 2 * MAX_OURS;
 
-pub(super) struct Checked {
+pub(super) struct BrokerFindings {
     pub(super) findings: Findings,
     /// The number of consumers on the work queue, if known.
     pub(super) consumers: Option<u32>,
 }
 
-pub(super) async fn check(config: &Config) -> Checked {
+pub(super) async fn check(config: &Config) -> BrokerFindings {
     let mut findings = Findings::default();
     let mut inspection = None;
     for url in &config.broker.urls {
@@ -45,7 +45,7 @@ pub(super) async fn check(config: &Config) -> Checked {
             "permissions and queues: not checked",
             "run this check again when RabbitMQ accepts the login",
         );
-        return Checked { findings, consumers: None };
+        return BrokerFindings { findings, consumers: None };
     };
     frames(&inspection, &mut findings);
     let topology = Topology::new(&config.broker, &config.retry.delays);
@@ -56,7 +56,7 @@ pub(super) async fn check(config: &Config) -> Checked {
     let published = publishing(&inspection).await;
     inspection.close().await;
     findings.0.extend([permitted, published, found, bound].into_iter().flat_map(|part| part.0));
-    Checked { findings, consumers }
+    BrokerFindings { findings, consumers }
 }
 
 /// Checks name, port, encryption and login of one address.

@@ -16,7 +16,7 @@ use super::{Error, FAILED, load, open};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::crm::exchange::Exchanger;
-use crate::crm_report::{self, Choices, MAX_CALLS, Report, ReportPlan, Run, TaskState};
+use crate::crm_report::{self, MAX_CALLS, Report, ReportOptions, ReportPlan, Run, TaskState};
 use crate::duration;
 use crate::json_object::Members;
 use crate::message::task::{MAX_BODY, decode};
@@ -152,7 +152,7 @@ async fn plan(
     now: Timestamp,
     stop: &CancellationToken,
 ) -> Result<ReportPlan, Error> {
-    let choices = Choices { search_for: args.search_for, try_missing_field: args.try_missing_field };
+    let options = ReportOptions { search_for: args.search_for, try_missing_field: args.try_missing_field };
     let mut body = Vec::new();
     if let Some(file) = &args.file {
         // One byte more than is allowed is enough to refuse it.
@@ -164,7 +164,7 @@ async fn plan(
     }
     let decoded = decode(&body, config.task.unknown_fields).map_err(Error::failed)?;
     let mark: String = std::iter::repeat_with(fastrand::alphanumeric).take(8).collect();
-    ReportPlan::new(config, decoded, &mark.to_uppercase(), message_id, now, choices).map_err(Error::failed)
+    ReportPlan::new(config, decoded, &mark.to_uppercase(), message_id, now, options).map_err(Error::failed)
 }
 
 fn reads_stdin(file: Option<&Path>) -> bool {

@@ -84,7 +84,7 @@ pub struct RuleText {
     /// The template of the message id.
     pub message_id: Option<String>,
     /// What happens to a message that matches.
-    pub action: Action,
+    pub action: RuleAction,
     /// Events with their expected results.
     pub examples: Vec<Example>,
     /// The file that holds the rule.
@@ -93,7 +93,7 @@ pub struct RuleText {
 
 /// See [`RuleText::action`].
 #[derive(Clone, Debug, PartialEq)]
-pub enum Action {
+pub enum RuleAction {
     /// A task is sent: a template or a fixed value for each field, by the field's name.
     Task(BTreeMap<String, Scalar>),
     /// The message is acked, and nothing is sent.
@@ -168,7 +168,7 @@ fn name(reader: &mut TableReader<'_>, earlier: &[RuleText]) -> Option<String> {
     Some(name)
 }
 
-fn action(reader: &mut TableReader<'_>) -> Option<Action> {
+fn action(reader: &mut TableReader<'_>) -> Option<RuleAction> {
     const ONE: &str = "one event makes at most one task; if you need two, bind two queues and run two workers, \
                        each with its own rules";
     let action = reader.text("action");
@@ -184,7 +184,7 @@ fn action(reader: &mut TableReader<'_>) -> Option<Action> {
     }
     let task = reader.table("task");
     match (action.as_deref(), task) {
-        (Some("skip"), None) => Some(Action::Skip),
+        (Some("skip"), None) => Some(RuleAction::Skip),
         (Some("skip"), Some(_)) => {
             reader.problem("task", "cannot be given with action = \"skip\", which sends nothing");
             None
@@ -197,7 +197,7 @@ fn action(reader: &mut TableReader<'_>) -> Option<Action> {
             );
             None
         }
-        (None, Some(task)) => Some(Action::Task(fields(reader, task))),
+        (None, Some(task)) => Some(RuleAction::Task(fields(reader, task))),
         (None, None) => {
             reader.problem("task", "is missing; give the task's fields in [rules.task], or set action = \"skip\"");
             None

@@ -12,7 +12,7 @@ use super::body::{Body, Form};
 use super::plan::ReportPlan;
 use super::run::Run;
 use super::secrets::{REMOVED, Secrets, is_secret_name};
-use super::test_task::{ID, OwnTask, id_of};
+use super::test_task::{ID, TestTask, id_of};
 use crate::config;
 use words::Words;
 
@@ -48,7 +48,7 @@ const LABELS: [&str; 2] = ["[token]", REMOVED];
 
 /// A body as it is shown.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Shown {
+pub(super) struct RedactedBody {
     pub(super) text: String,
     /// Nothing was cut off.
     pub(super) is_whole: bool,
@@ -62,7 +62,7 @@ pub(super) struct Redactor<'a> {
     secrets: &'a Secrets,
     words: Words,
     /// The tasks that the report created.
-    own: OwnTask,
+    own: TestTask,
     /// Their ids, where they look like ids.
     ids: Vec<String>,
     full: bool,
@@ -90,7 +90,7 @@ impl<'a> Redactor<'a> {
         let ids = created.iter().cloned().chain(found);
         let ids = ids.filter(|id| is_id(id) && secrets.scrub(id) == *id).collect();
         let words = Words::new(own, secrets.words());
-        let own = OwnTask::new([plan.name.clone(), plan.name_without_field()], created);
+        let own = TestTask::new([plan.name.clone(), plan.name_without_field()], created);
         Self { plan, secrets, words, own, ids, full }
     }
 
@@ -149,7 +149,7 @@ impl<'a> Redactor<'a> {
     }
 
     /// The body of an answer. In that of a search, tasks of others are left out.
-    pub(super) fn body(&self, bytes: &[u8], is_search: bool) -> Shown {
+    pub(super) fn body(&self, bytes: &[u8], is_search: bool) -> RedactedBody {
         let body = Body::read(bytes);
         let whole = String::from_utf8_lossy(bytes);
         let (text, left_out) = match (self.full, body.form) {
@@ -174,8 +174,10 @@ impl<'a> Redactor<'a> {
             }
         };
         match text.char_indices().find(|(at, _)| *at >= MAX_BODY) {
-            Some((at, _)) => Shown { text: text.get(..at).unwrap_or_default().to_owned(), is_whole: false, left_out },
-            None => Shown { text, is_whole: true, left_out },
+            Some((at, _)) => {
+                RedactedBody { text: text.get(..at).unwrap_or_default().to_owned(), is_whole: false, left_out }
+            }
+            None => RedactedBody { text, is_whole: true, left_out },
         }
     }
 

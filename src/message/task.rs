@@ -54,7 +54,7 @@ pub struct Task<'a> {
 
 /// A bad field and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct FieldProblem {
     /// The field's name as the message has it.
     pub field: String,
     /// What it held and what is allowed.
@@ -63,7 +63,7 @@ pub struct Problem {
     without_value: Option<String>,
 }
 
-impl Problem {
+impl FieldProblem {
     /// A problem of `field`, in words that hold no value.
     pub fn new(field: impl Into<String>, text: impl Into<String>) -> Self {
         Self { field: field.into(), text: text.into(), without_value: None }
@@ -81,7 +81,7 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for FieldProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.text)
     }
@@ -93,7 +93,7 @@ pub struct Decoded<'a> {
     /// The good fields.
     pub task: Task<'a>,
     /// The bad ones.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<FieldProblem>,
 }
 
 /// Decodes a task message whose body is already decompressed; see [`body::unpacked`].
@@ -150,7 +150,7 @@ impl<'a> Given<'a> {
 
 impl<'a> Decoded<'a> {
     fn problem(&mut self, field: &str, text: impl Into<String>) {
-        self.problems.push(Problem::new(named(field), text));
+        self.problems.push(FieldProblem::new(named(field), text));
     }
 
     /// A field holds something else than is allowed.
@@ -164,7 +164,7 @@ impl<'a> Decoded<'a> {
             Value::Null => "is null",
         };
         let problem =
-            Problem::quoting(named(field), format!("is {}; {allowed}", shown(held)), format!("{is}; {allowed}"));
+            FieldProblem::quoting(named(field), format!("is {}; {allowed}", shown(held)), format!("{is}; {allowed}"));
         self.problems.push(problem);
     }
 
@@ -182,7 +182,7 @@ impl<'a> Decoded<'a> {
             Err(error) => {
                 let held = shorten(value.get(), MAX_SHOWN);
                 let rest = format!("cannot be read: {}; {} is allowed", body::reason(&error), allowed(field));
-                self.problems.push(Problem::quoting(named(field), format!("is {held}, which {rest}"), rest));
+                self.problems.push(FieldProblem::quoting(named(field), format!("is {held}, which {rest}"), rest));
             }
         }
     }
@@ -262,7 +262,7 @@ impl<'a> Decoded<'a> {
             _ => ("are", "known fields"),
         };
         let text = format!("{are} not {field}; the known ones are {}", FIELDS.join(", "));
-        self.problems.push(Problem::new(listed.join(", "), text));
+        self.problems.push(FieldProblem::new(listed.join(", "), text));
     }
 }
 

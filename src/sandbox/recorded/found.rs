@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::crm_report::body::{Body, Form, date, time};
-use crate::crm_report::test_task::{OwnTask, id_of};
+use crate::crm_report::test_task::{TestTask, id_of};
 
 pub(in crate::sandbox) use crate::crm_report::test_task::{CREATED, ID};
 
@@ -21,7 +21,7 @@ pub(super) fn fill(
     tasks: &[Map<String, Value>],
 ) -> Option<String> {
     let name = fields.get("name").and_then(Value::as_str).map(str::to_owned);
-    let recorded = RecordedTask { fields, id, own: OwnTask::new(name, id.map(str::to_owned)) };
+    let recorded = RecordedTask { fields, id, own: TestTask::new(name, id.map(str::to_owned)) };
     changed(body, |answer| recorded.replace(answer, tasks))
 }
 
@@ -81,7 +81,7 @@ fn changed(body: &[u8], change: impl FnOnce(&mut Value) -> bool) -> Option<Strin
 struct RecordedTask<'a> {
     fields: &'a Map<String, Value>,
     id: Option<&'a str>,
-    own: OwnTask,
+    own: TestTask,
 }
 
 impl RecordedTask<'_> {

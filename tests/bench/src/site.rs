@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::broker::{Broker, QUEUE, STANDBY_QUEUE, free_port, output};
 use crate::contender::Running;
-use crate::crm::Report;
+use crate::crm::RequestStats;
 
 /// The longest wait for a measured event.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(1_800);
@@ -154,7 +154,7 @@ impl Site {
     /// Starts a new count in the stand-in CRM.
     pub async fn reset(&self, stamps: bool) -> Result<(), String> {
         let path = if stamps { "/reset/stamps" } else { "/reset" };
-        self.ask::<Report>(path).await.map(drop)
+        self.ask::<RequestStats>(path).await.map(drop)
     }
 
     /// Waits until `count` requests have come. Returns the time of the last one.
@@ -176,7 +176,7 @@ impl Site {
     }
 
     /// The report of the stand-in CRM.
-    pub async fn report(&self) -> Result<Report, String> {
+    pub async fn report(&self) -> Result<RequestStats, String> {
         self.ask("/report").await
     }
 
