@@ -66,7 +66,7 @@ pub(crate) struct App {
     /// The start of every page's path; it ends with a slash.
     pub(crate) base: String,
     /// Whether the console runs in Kubernetes, for `check`.
-    pub(crate) kubernetes: bool,
+    pub(crate) is_in_kubernetes: bool,
 }
 
 impl App {
@@ -122,7 +122,11 @@ pub(crate) struct Console {
 
 impl Console {
     /// Binds the address and opens the state.
-    pub(crate) async fn bind(loaded: Loaded, kubernetes: bool, stop: CancellationToken) -> Result<Self, StartError> {
+    pub(crate) async fn bind(
+        loaded: Loaded,
+        is_in_kubernetes: bool,
+        stop: CancellationToken,
+    ) -> Result<Self, StartError> {
         let console = loaded.config.console.clone();
         let auth = Auth::new(&console).map_err(StartError::Configuration)?;
         if !console.listen.ip().is_loopback() && !auth.is_needed() {
@@ -147,7 +151,7 @@ impl Console {
             tasks: TaskTracker::new(),
             stop,
             base: console.base_path.clone(),
-            kubernetes,
+            is_in_kubernetes,
             loaded,
             config,
             dead_letters,

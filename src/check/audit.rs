@@ -16,10 +16,10 @@ const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 const KUBERNETES_GRACE: Duration = Duration::from_secs(30);
 
 /// `consumers` is the number of consumers on the work queue, if known.
-pub(super) fn check(config: &Config, kubernetes: bool, consumers: Option<u32>, findings: &mut Findings) {
+pub(super) fn check(config: &Config, is_in_kubernetes: bool, consumers: Option<u32>, findings: &mut Findings) {
     retries(config, findings);
     hold(config, findings);
-    shutdown(config, kubernetes, findings);
+    shutdown(config, is_in_kubernetes, findings);
     replicas(config, consumers, findings);
 }
 
@@ -74,7 +74,7 @@ fn hold(config: &Config, findings: &mut Findings) {
     }
 }
 
-fn shutdown(config: &Config, kubernetes: bool, findings: &mut Findings) {
+fn shutdown(config: &Config, is_in_kubernetes: bool, findings: &mut Findings) {
     let check = "audit.shutdown";
     let grace = config.shutdown.grace;
     let whole = grace + AFTER_GRACE;
@@ -83,7 +83,7 @@ fn shutdown(config: &Config, kubernetes: bool, findings: &mut Findings) {
         check,
         format!("a request ({request}) ends within shutdown.grace ({grace}); a stop takes at most {}", seconds(whole)),
     );
-    if kubernetes {
+    if is_in_kubernetes {
         let (least, usual) = (whole.as_secs_f64().ceil(), KUBERNETES_GRACE.as_secs());
         let message = format!(
             "terminationGracePeriodSeconds must be at least {least}; a pod cannot see its own, and Kubernetes' default is \

@@ -41,11 +41,11 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
         }
     };
     let scope = Scope {
-        network: !args.offline,
-        crm: !args.offline && !args.no_crm,
-        kubernetes: sources.environment.iter().any(|(name, _)| name == "KUBERNETES_SERVICE_HOST"),
+        checks_network: !args.offline,
+        checks_crm: !args.offline && !args.no_crm,
+        is_in_kubernetes: sources.environment.iter().any(|(name, _)| name == "KUBERNETES_SERVICE_HOST"),
     };
-    if scope.crm {
+    if scope.checks_crm {
         let asked = match loaded.config.crm.tokens.len() {
             1 => "1 token, which costs one call of its quota".to_owned(),
             tokens => format!("{tokens} tokens, which costs one call of each one's quota"),

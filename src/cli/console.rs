@@ -39,8 +39,8 @@ pub async fn run(args: &Args, sources: &Sources, stop: CancellationToken) -> Res
     let (queue, read_only) = (config.broker.queue.clone(), config.console.read_only);
     let has_login = config.console.password_file.is_some();
     let base = config.console.base_path.clone();
-    let kubernetes = sources.environment.iter().any(|(name, _)| name == "KUBERNETES_SERVICE_HOST");
-    let console = Console::bind(loaded, kubernetes, stop).await.map_err(|refusal| match refusal {
+    let is_in_kubernetes = sources.environment.iter().any(|(name, _)| name == "KUBERNETES_SERVICE_HOST");
+    let console = Console::bind(loaded, is_in_kubernetes, stop).await.map_err(|refusal| match refusal {
         StartError::Configuration(message) => Error { exit: INVALID_CONFIGURATION, message },
         StartError::Failed(message) => Error::failed(message),
     })?;

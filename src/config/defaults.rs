@@ -13,8 +13,8 @@ const BEYOND_REQUEST: Duration = Duration::from_secs(5);
 /// A message is held at least this much longer than a request.
 pub(super) const HOLD_BEYOND_REQUEST: Duration = Duration::from_secs(10);
 
-/// Sets the defaults that depend on other values. `terminal` says whether the log goes to a terminal.
-pub(super) fn follow(raw: &mut Raw, terminal: bool) {
+/// Sets the defaults that depend on other values. `logs_to_terminal` says whether the log goes to a terminal.
+pub(super) fn follow(raw: &mut Raw, logs_to_terminal: bool) {
     let seconds = Duration::from_secs;
     let usual = request_timeout(raw);
     set_time(raw, "crm.request_timeout", usual);
@@ -33,7 +33,7 @@ pub(super) fn follow(raw: &mut Raw, terminal: bool) {
     set(raw, "crm.reuse_connections", if is_strict { "false" } else { "true" });
     let listen = raw.text("admin.listen").and_then(|text| text.parse().ok());
     set(raw, "console.workers", &listen.and_then(admin_url).unwrap_or_else(|| "http://127.0.0.1:9464".to_owned()));
-    set(raw, "log.format", if terminal { "text" } else { "json" });
+    set(raw, "log.format", if logs_to_terminal { "text" } else { "json" });
 }
 
 /// The address at which this machine reaches an admin port. A free port is not known before the worker listens.

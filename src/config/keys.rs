@@ -20,9 +20,9 @@ pub struct Key {
     /// What it does, in sentences.
     pub meaning: &'static str,
     /// Whether it is a list.
-    pub list: bool,
+    pub is_list: bool,
     /// Whether it is a secret: never shown, and readable from `<key>_file`.
-    pub secret: bool,
+    pub is_secret: bool,
 }
 
 /// See [`Key::preset`].
@@ -63,17 +63,17 @@ const MAX_QUEUE_BYTES: usize = 255;
 const SUFFIX_BYTES: usize = ".retry.86399999ms".len();
 
 const fn key(name: &'static str, preset: Preset, kind: Kind, meaning: &'static str) -> Key {
-    Key { name, preset, kind, meaning, list: false, secret: false }
+    Key { name, preset, kind, meaning, is_list: false, is_secret: false }
 }
 
 impl Key {
     const fn list(mut self) -> Self {
-        self.list = true;
+        self.is_list = true;
         self
     }
 
     const fn secret(mut self) -> Self {
-        self.secret = true;
+        self.is_secret = true;
         self
     }
 
@@ -103,7 +103,7 @@ impl Key {
 
     /// The names of the key: its own, and for a secret also `<key>_file`.
     pub(super) fn slots(&self) -> impl Iterator<Item = String> {
-        let file = self.secret.then(|| format!("{}_file", self.name));
+        let file = self.is_secret.then(|| format!("{}_file", self.name));
         std::iter::once(self.name.to_owned()).chain(file)
     }
 

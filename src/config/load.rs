@@ -44,10 +44,10 @@ impl Config {
     pub fn load(sources: &Sources, required: &[&str]) -> Result<Loaded, Problems> {
         let mut problems = Vec::new();
         let mut raw = Raw::read(sources, &mut problems);
-        defaults::follow(&mut raw, sources.terminal);
+        defaults::follow(&mut raw, sources.logs_to_terminal);
         let mut reader = Reader { raw: &raw, problems, warnings: Vec::new() };
         // When a file cannot be read, its keys must not be reported as missing or contradictory.
-        if !raw.incomplete {
+        if !raw.is_incomplete {
             demand(&mut reader, required);
             order(&mut reader);
         }
@@ -68,9 +68,9 @@ impl Config {
         for key in KEYS.iter().filter(|key| problems.iter().any(|problem| problem.key == key.name)) {
             raw.forget(key);
         }
-        defaults::follow(&mut raw, sources.terminal);
+        defaults::follow(&mut raw, sources.logs_to_terminal);
         let mut reader = Reader { raw: &raw, problems: Vec::new(), warnings: Vec::new() };
-        sections::config(&mut reader, sources).ok().filter(|_| !raw.incomplete)
+        sections::config(&mut reader, sources).ok().filter(|_| !raw.is_incomplete)
     }
 
     /// A one-line summary without secrets.

@@ -39,7 +39,7 @@ pub(super) struct Step {
     pub(super) name: &'static str,
     pub(super) call: Call,
     /// Whether it was sent with the configured token.
-    pub(super) own_token: bool,
+    pub(super) has_own_token: bool,
     pub(super) at: Timestamp,
     /// How long after the answer to the insert it was sent.
     pub(super) after_insert: Option<Duration>,
@@ -249,7 +249,7 @@ impl Runner<'_> {
         name: &'static str,
         call: Call,
         token: &SecretString,
-        own_token: bool,
+        has_own_token: bool,
     ) -> Result<Option<&Step>, StopReason> {
         if self.stop.is_cancelled() || self.run.steps.len() >= MAX_CALLS {
             return Ok(None);
@@ -274,7 +274,7 @@ impl Runner<'_> {
             Call::Query(_) | Call::QueryDates(_) => body.object.values().find_map(|value| own.record(value)),
             Call::Insert(_) | Call::TokenInformation(_) => None,
         };
-        self.run.steps.push(Step { name, call, own_token, at, after_insert, exchange, classified, body, found });
+        self.run.steps.push(Step { name, call, has_own_token, at, after_insert, exchange, classified, body, found });
         Ok(self.run.steps.last())
     }
 }

@@ -147,13 +147,13 @@ async fn directly(
     Ok((entries.collect(), lookup.about.proves_unsent))
 }
 
-/// Whether a message's task exists. `possibly_created` is the message's own statement, `by_broker` says that RabbitMQ
+/// Whether a message's task exists. `possibly_created` is the message's own statement, `is_from_broker` says that RabbitMQ
 /// dead-lettered it, and `digests` are those of its body, original and edited.
 #[must_use]
 pub fn creation_state(
     entry: Option<&LedgerEntry>,
     possibly_created: bool,
-    by_broker: bool,
+    is_from_broker: bool,
     digests: &[[u8; 32]],
 ) -> CreationState {
     let Some(entry) = entry.filter(|entry| entry.found) else {
@@ -166,7 +166,7 @@ pub fn creation_state(
         Some(LedgerResult::InDoubt) => CreationState::InDoubt,
         _ if entry.claim_open => CreationState::InDoubt,
         // RabbitMQ does not know whether the worker sent a request. The ledger does.
-        Some(LedgerResult::NotCreated) if by_broker => CreationState::NotCreated,
+        Some(LedgerResult::NotCreated) if is_from_broker => CreationState::NotCreated,
         Some(LedgerResult::NotCreated) | None if possibly_created => CreationState::InDoubt,
         Some(LedgerResult::NotCreated) | None => CreationState::NotCreated,
     }
@@ -186,7 +186,7 @@ mod tests {
             ..LedgerEntry::new("m", None)
         };
         let created = Some(LedgerResult::Created);
-        for (known, possibly, by_broker, digest, expected) in [
+        for (known, possibly, is_from_broker, digest, expected) in [
             (None, false, false, 7, CreationState::NotCreated),
             (None, true, false, 7, CreationState::InDoubt),
             (None, true, true, 7, CreationState::InDoubt),
@@ -200,7 +200,11 @@ mod tests {
             (Some(entry(Some(LedgerResult::NotCreated), false)), true, false, 7, CreationState::InDoubt),
             (Some(entry(Some(LedgerResult::NotCreated), false)), false, false, 7, CreationState::NotCreated),
         ] {
-            assert_eq!(creation_state(known.as_ref(), possibly, by_broker, &[[digest; 32]]), expected, "{known:?}");
+            assert_eq!(
+                creation_state(known.as_ref(), possibly, is_from_broker, &[[digest; 32]]),
+                expected,
+                "{known:?}"
+            );
         }
     }
 }

@@ -29,13 +29,13 @@ pub struct Candidate {
     /// Whether the message says that its task may exist.
     pub possibly_created: bool,
     /// Whether RabbitMQ dead-lettered it.
-    pub by_broker: bool,
+    pub is_from_broker: bool,
     /// The digests of its body, original and edited.
     pub digests: Vec<[u8; 32]>,
     /// Why the worker refuses its body, if that is known.
     pub refused: Option<String>,
     /// Whether somebody found its task in the CRM and checked that off.
-    pub found_in_crm: bool,
+    pub is_found_in_crm: bool,
 }
 
 impl Candidate {
@@ -49,10 +49,10 @@ impl Candidate {
             has_id: entry.has_id,
             replayed_before: entry.replays > 0,
             possibly_created: entry.possibly_created,
-            by_broker: entry.source == Source::Broker || entry.kind.starts_with(fetched::BROKER_KIND),
+            is_from_broker: entry.source == Source::Broker || entry.kind.starts_with(fetched::BROKER_KIND),
             digests: vec![digest],
             refused: None,
-            found_in_crm: false,
+            is_found_in_crm: false,
         }
     }
 }
@@ -257,7 +257,7 @@ impl Counting {
         };
         let entries = entries.unwrap_or_default();
         let stand = |(n, candidate): (usize, &Candidate)| {
-            creation_state(entries.get(n), candidate.possibly_created, candidate.by_broker, &candidate.digests)
+            creation_state(entries.get(n), candidate.possibly_created, candidate.is_from_broker, &candidate.digests)
         };
         some.iter().enumerate().map(stand).collect()
     }
@@ -268,7 +268,7 @@ impl Counting {
             CreationState::IdTaken if options.has_new_id => None,
             CreationState::IdTaken => Some(ExclusionReason::IdTaken),
             // The operator may include messages in doubt. That is not meant for one whose task somebody has found in the CRM.
-            CreationState::InDoubt | CreationState::NotCreated if candidate.found_in_crm => {
+            CreationState::InDoubt | CreationState::NotCreated if candidate.is_found_in_crm => {
                 Some(ExclusionReason::FoundInCrm)
             }
             CreationState::InDoubt if !options.allows_in_doubt => Some(ExclusionReason::InDoubt),
@@ -343,10 +343,10 @@ mod tests {
             has_id: id.is_some(),
             replayed_before: false,
             possibly_created: false,
-            by_broker: false,
+            is_from_broker: false,
             digests: vec![[0; 32]],
             refused: None,
-            found_in_crm: false,
+            is_found_in_crm: false,
         }
     }
 
@@ -388,12 +388,12 @@ mod tests {
     #[tokio::test]
     async fn message_whose_task_somebody_found_is_never_replayed() {
         let unavailable = LedgerAccess::Unavailable("no ledger".to_owned());
-        let found = Candidate { possibly_created: true, found_in_crm: true, ..candidate(1, Some("a")) };
+        let found = Candidate { possibly_created: true, is_found_in_crm: true, ..candidate(1, Some("a")) };
         let doubtful = Candidate { possibly_created: true, ..candidate(2, Some("b")) };
         let options = ReplayOptions { allows_in_doubt: true, allows_refused: true, has_new_id: false };
         let plan = ActionPlan::replay(vec![found, doubtful], &unavailable, options).await;
         assert_eq!((plan.fingerprints(), plan.staying(ExclusionReason::FoundInCrm).0), (HashSet::from([2]), 1));
-        let discarded = Candidate { found_in_crm: true, ..candidate(1, Some("a")) };
+        let discarded = Candidate { is_found_in_crm: true, ..candidate(1, Some("a")) };
         assert_eq!(ActionPlan::discard(&[discarded]).count(), 1, "it can be discarded");
     }
 }

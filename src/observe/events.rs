@@ -105,7 +105,7 @@ pub struct LatestEvents {
     /// The ledger's last failure.
     pub ledger_failure: Option<String>,
     /// Whether the worker was connected before.
-    connected: bool,
+    was_connected: bool,
 }
 
 /// A copy that RabbitMQ has not confirmed yet.
@@ -331,7 +331,7 @@ impl Telemetry {
         match change {
             ConnectionChange::Connected { node, .. } => {
                 self.metrics.connected.set(1);
-                if std::mem::replace(&mut self.lock_last().connected, true) {
+                if std::mem::replace(&mut self.lock_last().was_connected, true) {
                     self.metrics.reconnects.inc();
                 }
                 self.failing.connected(node);

@@ -92,7 +92,7 @@ struct Measured {
     /// The backlog when the queues were counted last, and how many messages had ended by then.
     backlog: Option<(u64, u64)>,
     /// Whether a message arrived on the current connection.
-    active: bool,
+    is_active: bool,
 }
 
 fn held(reason: &Mutex<Option<String>>) -> Option<String> {
@@ -193,13 +193,13 @@ impl Status {
         match change {
             ConnectionChange::Connected { .. } => {
                 hold(&self.unconnected, None);
-                self.measured().active = false;
+                self.measured().is_active = false;
             }
-            ConnectionChange::Active => self.measured().active = true,
+            ConnectionChange::Active => self.measured().is_active = true,
             ConnectionChange::Lost(reason) => {
                 hold(&self.unconnected, Some(reason.clone()));
                 hold(&self.uncompared, None);
-                self.measured().active = false;
+                self.measured().is_active = false;
             }
             ConnectionChange::Serial(reason) => hold(&self.serial, reason.clone()),
             ConnectionChange::Uncompared(reason) => hold(&self.uncompared, reason.clone()),
@@ -361,9 +361,9 @@ impl Status {
         if !connected {
             return "not_connected";
         }
-        let active = self.measured().active;
+        let is_active = self.measured().is_active;
         let shared = self.serving.get().is_some_and(|serving| !serving.single_active_consumer);
-        if active || shared { "active" } else { "not_known" }
+        if is_active || shared { "active" } else { "not_known" }
     }
 
     fn backlog(&self, depths: &Depths) -> u64 {

@@ -61,7 +61,7 @@ pub fn start(sources: &Sources) {
     }
     match OtlpExporter::builder().with_http().with_protocol(Protocol::HttpBinary).build() {
         Ok(exporter) => {
-            let exporter = LoggingExporter { exporter, failing: AtomicBool::new(false) };
+            let exporter = LoggingExporter { exporter, is_failing: AtomicBool::new(false) };
             let provider =
                 SdkTracerProvider::builder().with_resource(resource(set)).with_batch_exporter(exporter).build();
             let tracer = provider.tracer(env!("CARGO_PKG_NAME"));
@@ -99,13 +99,13 @@ pub async fn finish() {
 #[derive(Debug)]
 struct LoggingExporter {
     exporter: OtlpExporter,
-    failing: AtomicBool,
+    is_failing: AtomicBool,
 }
 
 impl SpanExporter for LoggingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let exported = self.exporter.export(batch).await;
-        let failed_before = self.failing.swap(exported.is_err(), Ordering::Relaxed);
+        let failed_before = self.is_failing.swap(exported.is_err(), Ordering::Relaxed);
         match &exported {
             Err(error) if !failed_before => {
                 tracing::warn!(%error, "traces cannot be sent and are dropped; check OTEL_EXPORTER_OTLP_ENDPOINT");

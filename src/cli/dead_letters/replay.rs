@@ -65,7 +65,7 @@ pub(super) async fn run(context: &CommandContext, args: &Args, sources: &Sources
     let (mut count, mut only) = (0_u64, None);
     let of = |entry: &ListEntry, found: FetchedMessage| {
         let candidate = candidate(context, entry, &found, &args.set, &previewer);
-        let candidate = Candidate { found_in_crm: found_in_crm.contains(&*entry.id), ..candidate };
+        let candidate = Candidate { is_found_in_crm: found_in_crm.contains(&*entry.id), ..candidate };
         count += 1;
         // An edited message is always the only one.
         only = (count == 1).then_some(found);

@@ -104,7 +104,7 @@ impl Reading<'_> {
             return self.problem(&name, did_you_mean(meant));
         };
         // A secret's file is one path, even if the secret is a list.
-        let list = key.list && name == key.name;
+        let list = key.is_list && name == key.name;
         let value = match text(&value, key, list) {
             Ok(value) => Some(value),
             Err(message) => {

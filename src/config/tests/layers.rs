@@ -155,8 +155,8 @@ fn secret_file_with_wrong_content_is_a_problem() {
 #[test]
 fn log_format_follows_the_terminal() {
     let mut sources = Sources::default();
-    for (terminal, format) in [(true, LogFormat::Text), (false, LogFormat::Json)] {
-        sources.terminal = terminal;
+    for (logs_to_terminal, format) in [(true, LogFormat::Text), (false, LogFormat::Json)] {
+        sources.logs_to_terminal = logs_to_terminal;
         assert_eq!(Config::load(&sources, &[]).unwrap().config.log.format, format);
     }
 }

@@ -190,7 +190,7 @@ fn candidates(app: &App, snapshot: &Snapshot, asked: &ActionRequest) -> Result<V
         candidate
     };
     let candidate =
-        |entry: &ListEntry| Candidate { found_in_crm: found_in_crm.contains(&*entry.id), ..candidate(entry) };
+        |entry: &ListEntry| Candidate { is_found_in_crm: found_in_crm.contains(&*entry.id), ..candidate(entry) };
     Ok(tokio::task::block_in_place(|| entries.into_iter().map(candidate).collect()))
 }
 

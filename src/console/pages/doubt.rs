@@ -32,7 +32,7 @@ struct Page {
     page: usize,
     earlier: Option<String>,
     later: Option<String>,
-    read: bool,
+    is_read: bool,
     is_failed: bool,
 }
 
@@ -80,7 +80,7 @@ pub(super) async fn page(
         page: number,
         earlier: (number > 0).then(|| link(number - 1)),
         later: (from + MESSAGES_PER_PAGE < entries.len()).then(|| link(number + 1)),
-        read: view.knows(entries.is_empty()),
+        is_read: view.knows(entries.is_empty()),
         is_failed: view.failure.is_some(),
         shell,
     })

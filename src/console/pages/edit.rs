@@ -37,8 +37,8 @@ struct Page {
     /// A heading and a text.
     preview: Option<(String, String)>,
     changed: String,
-    checked: bool,
-    is_doubt: bool,
+    is_checked: bool,
+    is_in_doubt: bool,
     is_taken: bool,
     wants_new_id: bool,
 }
@@ -180,7 +180,7 @@ fn filled(
     visitor: &Visitor,
     subject: &Subject,
     body: &[u8],
-    checked: bool,
+    is_checked: bool,
     wants_new_id: bool,
     note: Option<&str>,
 ) -> Page {
@@ -189,7 +189,7 @@ fn filled(
     let preview = preview(app, &subject.entry, &subject.detail, body);
     let problems = preview.problems().unwrap_or_default().to_owned();
     let preview = problems.is_empty().then(|| preview.words());
-    if checked && body == subject.before && !wants_new_id {
+    if is_checked && body == subject.before && !wants_new_id {
         shell.notes.push("The body is unchanged. To replay it, use Replay on the message's page.".to_owned());
     }
     // With rules the body is an event, so its members are not fields of a task.
@@ -210,8 +210,8 @@ fn filled(
         changed: changed_fields(&subject.before, body).join(", "),
         problems,
         preview,
-        checked,
-        is_doubt: subject.creation == CreationState::InDoubt,
+        is_checked,
+        is_in_doubt: subject.creation == CreationState::InDoubt,
         is_taken: subject.creation == CreationState::IdTaken || &*subject.entry.kind == "id_conflict",
         wants_new_id,
         shell,

@@ -51,7 +51,7 @@ struct Page {
     earlier: Option<String>,
     later: Option<String>,
     in_doubt: u64,
-    read: bool,
+    is_read: bool,
     is_failed: bool,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct MessageRow {
     pub(super) kind: String,
     pub(super) reason: String,
     pub(super) at: Option<When>,
-    pub(super) doubt: bool,
+    pub(super) is_in_doubt: bool,
     pub(super) again: u32,
 }
 
@@ -136,7 +136,7 @@ fn filled(
             .then(|| entries.iter().skip(from).take(MESSAGES_PER_PAGE).map(|entry| row(app, entry, sees)).collect()),
         earlier: (as_list && number > 0).then(|| link(number - 1)),
         later: (as_list && from + MESSAGES_PER_PAGE < entries.len()).then(|| link(number + 1)),
-        read: view.knows(total == 0),
+        is_read: view.knows(total == 0),
         is_failed: view.failure.is_some(),
         query,
         filter,
@@ -186,7 +186,7 @@ pub(super) fn row(app: &App, entry: &ListEntry, sees: bool) -> MessageRow {
             hidden_cause(entry.rule.as_deref(), entry.field.as_deref())
         },
         at: When::maybe(entry.failed_at, app.now(), &app.config.crm.timezone),
-        doubt: entry.possibly_created,
+        is_in_doubt: entry.possibly_created,
         again: entry.replays,
     }
 }

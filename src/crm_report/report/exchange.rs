@@ -55,7 +55,7 @@ fn request(step: &Step, facts: Facts<'_>, redactor: &Redactor<'_>) -> Value {
         url.set_query(None);
         format!("{}{}{query}", redactor.server(&url.origin().ascii_serialization()), url.path())
     });
-    let token = if step.own_token { "[token]" } else { "[wrong token]" };
+    let token = if step.has_own_token { "[token]" } else { "[wrong token]" };
     json!({
         "method": step.call.method(),
         "url": url,

@@ -62,7 +62,7 @@ pub(super) struct Names {
     /// What is wrong.
     pub(super) problems: Vec<TemplateProblem>,
     /// Whether this is the condition `when`, in which not every variable can be used.
-    pub(super) in_condition: bool,
+    pub(super) is_condition: bool,
 }
 
 /// Filters of other languages, and what to write instead.
@@ -98,7 +98,7 @@ impl Names {
                 self.report(offset, message);
             }
             None => {
-                let is_there = |known: &&str| !(self.in_condition && matches!(*known, "task" | "reference"));
+                let is_there = |known: &&str| !(self.is_condition && matches!(*known, "task" | "reference"));
                 let known: Vec<&str> = VARIABLES.into_iter().filter(is_there).collect();
                 self.unknown("variable", name, &known, offset);
             }

@@ -62,7 +62,7 @@ impl Template {
         check_length(source)?;
         let parsed: ast::Expr<'_> = parse_expr(source).map_err(|error| explain::syntax(&error, source))?;
         let mut reader = Reader::new(source);
-        reader.names.in_condition = true;
+        reader.names.is_condition = true;
         let node = reader.expression(&parsed);
         Ok(Self::with(source, Form::Whole(node), reader.names))
     }

@@ -129,7 +129,7 @@ fn kinds() -> String {
 fn headers() -> String {
     let mut table = "| header | type | on | |\n| --- | --- | --- | --- |\n".to_owned();
     for header in retry_state::HEADERS {
-        let on = if header.on_retry { "retry copy, dead letter" } else { "dead letter" };
+        let on = if header.is_on_retry_copy { "retry copy, dead letter" } else { "dead letter" };
         writeln!(table, "| `{}` | {} | {on} | {} |", header.name, header.kind, header.meaning).expect("a string");
     }
     table
