@@ -168,7 +168,8 @@ fn failed(error: &reqwest::Error, peer: &str) -> HttpResult {
     }
 }
 
-/// Shorter than the time limit of the request: if both ended at once, it would be unknown whether the request was sent.
+/// The time limit for connecting. It is shorter than the time limit of the request. So a connection that takes too long is
+/// known not to have sent anything.
 fn connect_timeout(config: &config::Crm) -> Duration {
     config.connect_timeout.min(config.request_timeout * 19 / 20)
 }

@@ -1,4 +1,4 @@
-//! Reads and replaces the id on the queue `<queue>.owner`: that of the ledger whose worker consumed the work queue last.
+//! Reads and replaces the message on the queue `<queue>.owner`. It holds the id of the ledger of the last active worker.
 
 use lapin::Connection;
 use lapin::options::BasicGetOptions;

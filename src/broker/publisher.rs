@@ -27,11 +27,11 @@ const DEFAULT_FRAME_MAX: usize = 131_072;
 /// AMQP's delivery mode of persistent messages.
 const PERSISTENT: u8 = 2;
 
-/// Called with a reason when RabbitMQ accepts no messages, and without one when it accepts them again or that connection is
-/// closed.
+/// Called with RabbitMQ's reason when it blocks publishing. Called without a reason when it accepts messages again, or when
+/// the blocked connection is closed.
 pub type OnBlocked = Arc<dyn Fn(Option<&str>) + Send + Sync>;
 
-/// A pool of confirm channels on one connection, which is opened when it is first needed and again after it broke.
+/// A pool of confirm channels on one connection. The connection is opened at the first publish, and again after a loss.
 pub struct Publisher {
     connector: Arc<Connector>,
     purpose: &'static str,

@@ -33,8 +33,8 @@ const RECONNECT_WAITS: (Duration, Duration) = (Duration::from_millis(200), Durat
 const MAX_WAIT_WITHOUT_REPLY_CODE: Duration = Duration::from_millis(500);
 /// After a connection that lasted this long the next wait is short again.
 const HEALTHY: Duration = Duration::from_secs(30);
-/// The wait after a message that ended the connection, which does not grow: the messages behind it wait until RabbitMQ
-/// dead-letters it.
+/// The wait after a message that ended the connection. It does not grow, because the messages behind it wait until RabbitMQ
+/// dead-letters that message.
 const WAIT_IF_UNDELIVERABLE: Duration = Duration::from_millis(100);
 /// The longest time that fetched messages wait until the queue's owners are compared. RabbitMQ ends a consumer that holds a
 /// message for 30 minutes.

@@ -48,7 +48,7 @@ fn retries(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// How long a delivery can stay unsettled: `gate.hold`, plus the last attempt and the wait after it, or the wait for
+/// Checks how long a delivery can stay unsettled: for `gate.hold`, and then for the last attempt and the wait after it, or for
 /// another worker's claim. A longer wait that the CRM asks for happens on a retry queue, if one is long enough.
 fn hold(config: &Config, findings: &mut Findings) {
     let pause = match config.retry.immediate_attempts {

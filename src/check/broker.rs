@@ -13,8 +13,8 @@ use crate::config::{self, BrokerUrl, Config, TopologyMode};
 use crate::message::retry_state::MAX_OURS;
 use crate::net::{self, Unreachable, shown};
 
-/// A frame size that leaves less than this for our headers, and as much for the publisher's, gets a warning.
-const FRAME: usize = 2 * MAX_OURS;
+/// A smaller frame size gets a warning: it has no room for our largest headers and as many bytes of the publisher's.
+const MIN_FRAME_BYTES: usize = 2 * MAX_OURS;
 
 pub(super) struct BrokerFindings {
     pub(super) findings: Findings,
@@ -136,7 +136,7 @@ fn is_loopback(host: &str) -> bool {
 fn frames(inspection: &Inspection, findings: &mut Findings) {
     let ours = MAX_OURS / 1024;
     match inspection.frame_max() {
-        Some(bytes) if (bytes as usize) < FRAME => {
+        Some(bytes) if (bytes as usize) < MIN_FRAME_BYTES => {
             let message = format!(
                 "frames of {bytes} bytes are too small for {ours} KiB of our headers and the publisher's: the worker \
                                    leaves out the history first, then the publisher's largest headers"

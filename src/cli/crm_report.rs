@@ -171,8 +171,8 @@ fn reads_stdin(file: Option<&Path>) -> bool {
     file == Some(Path::new("-"))
 }
 
-/// Adds what a message lacks; the rest stays as it was written. A message with a problem is returned as it is: the worker's own
-/// decoder refuses it in words.
+/// Asks for the fields that a message lacks, and adds them. The rest stays unchanged. A message with a problem is returned
+/// unchanged, because the decoder names the problem.
 async fn ask_for_missing(body: Vec<u8>, config: &Config, stop: &CancellationToken) -> Result<Vec<u8>, Error> {
     let message: &[u8] = if body.is_empty() { b"{}" } else { &body };
     let is_good = decode(message, config.task.unknown_fields).is_ok_and(|decoded| decoded.problems.is_empty());

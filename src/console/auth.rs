@@ -150,7 +150,8 @@ impl Auth {
     }
 }
 
-/// What has to wait: an address, or the whole network of an IPv6 address, because one client can have all of its addresses.
+/// What must wait after a wrong password: an IPv4 address, or a whole IPv6 network, because one client can use all addresses
+/// of its network.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),

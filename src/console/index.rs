@@ -1,5 +1,5 @@
-//! The last reading of the dead-letter queues, shared by all viewers. The queues are read at most once a minute, or when
-//! somebody asks. Bodies are in a temporary file that disappears with the process.
+//! Keeps what was last read from the dead-letter queues, for all viewers. The queues are read at most once a minute, or when
+//! a viewer asks. Bodies are in a temporary file that disappears with the process.
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -24,13 +24,13 @@ use crate::message::dead_letter::{DeadLetter, published_to};
 use crate::message::export;
 use crate::message::retry_state::{EDITED, PastAttempt, RetryState, string};
 
-/// Age of the last reading from which a page starts another one.
+/// A page starts another reading when the last one is older.
 const MAX_AGE: Duration = Duration::from_secs(60);
 /// Bytes of each body that are kept. The rest is read from the queue on request.
 pub(crate) const BODY: usize = 64 << 10;
 /// How long the count of an action waits for a reading.
 const COUNT_WAIT: Duration = Duration::from_secs(120);
-/// Age of an empty reading from which a page asks RabbitMQ whether the queues are still empty.
+/// When an empty reading is older, a page asks RabbitMQ whether the queues are still empty.
 const MAX_AGE_WHEN_EMPTY: Duration = Duration::from_secs(2);
 /// How long a page waits for a running reading.
 const READING_WAIT: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! What a report shows of answers and requests. Pure.
+//! Decides what a report shows of answers and requests. Pure.
 //!
 //! Without `--full` a report shows only known members and words, counters, and the values of the test task. Everything else
 //! is replaced by its kind and length. With `--full` a report shows everything but [`Secrets`].

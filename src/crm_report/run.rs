@@ -279,7 +279,7 @@ impl Runner<'_> {
     }
 }
 
-/// Removes the end of a text that was cut: part of a token there is not recognised as a secret.
+/// Removes the end of a text that was cut. It can hold a part of a token, which is not recognised as a secret.
 fn drop_cut_end(classified: &mut Classified, reserve: usize) {
     let Some(message) = classified.message.take_if(|message| message.ends_with(CUT)) else { return };
     let kept = shorten(&message, message.len().saturating_sub(reserve));

@@ -1,4 +1,4 @@
-//! Turns each event of the worker into a log line, a metric, or both.
+//! Reports what happens in the worker: as log lines, as metrics, and on the status page.
 
 mod log;
 #[cfg(test)]
@@ -65,7 +65,7 @@ pub struct Telemetry {
     metrics: Metrics,
     registry: Registry,
     failing: FailureLog,
-    last: Mutex<LatestEvents>,
+    last: Mutex<LastOccurrences>,
     /// The last settled messages, the newest first.
     recent: Mutex<VecDeque<RecentMessage>>,
     /// The files that are watched for changes.
@@ -97,9 +97,9 @@ pub struct RecentMessage {
     pub duration_ms: u64,
 }
 
-/// The latest events, for people.
+/// What happened last, for the status page.
 #[derive(Clone, Debug, Default)]
-pub struct LatestEvents {
+pub struct LastOccurrences {
     /// When a task was created.
     pub created: Option<Timestamp>,
     /// The ledger's last failure.
@@ -140,13 +140,13 @@ impl Telemetry {
         self.metrics.counts()
     }
 
-    /// The latest events.
+    /// What happened last.
     #[must_use]
-    pub fn last(&self) -> LatestEvents {
+    pub fn last(&self) -> LastOccurrences {
         self.lock_last().clone()
     }
 
-    fn lock_last(&self) -> MutexGuard<'_, LatestEvents> {
+    fn lock_last(&self) -> MutexGuard<'_, LastOccurrences> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,4 +1,4 @@
-//! One exchange as the report has it: request, answer, times, and what the worker makes of it. Pure.
+//! One exchange in the report: the request, the answer, their times, and the outcome that the worker reads from it. Pure.
 
 use std::time::Duration;
 

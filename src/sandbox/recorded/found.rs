@@ -1,4 +1,4 @@
-//! Replaces the recorded task in a recorded search answer by the tasks that the search finds in the sandbox. Pure.
+//! Fills the recorded answer of a search with the tasks that are found in the sandbox, instead of the recorded task. Pure.
 
 use serde_json::{Map, Value, json};
 
@@ -143,8 +143,8 @@ impl RecordedTask<'_> {
     }
 }
 
-/// Cuts a date as the recorded one was cut, which had lost a part of its time, such as its seconds. None if that one lost
-/// nothing, or was shifted by whole minutes.
+/// Cuts a date like the recorded one, if the account left a part of that out, such as the seconds. None if the recorded date
+/// is whole, or was shifted by whole minutes.
 fn with_lost_time(recorded: &str, sent: &str, date: &str) -> Option<String> {
     let written = recorded.get(..sent.len())?.replacen('T', " ", 1);
     let moved = time(recorded)?.duration_since(time(sent)?).as_secs();
