@@ -18,7 +18,7 @@ use wolkvox_task_worker::config::{Config, Sources};
 use wolkvox_task_worker::crm::classify::{Classified, classify};
 use wolkvox_task_worker::crm::{Crm as _, HttpCrm};
 
-use crate::support::BOUND;
+use crate::support::WAIT_TIMEOUT;
 use crate::support::broker::unique;
 use crate::support::process::{Env, run};
 use crate::support::rig::Crm;
@@ -33,7 +33,7 @@ fn configuration(more: &[(&str, &str)]) -> Config {
 /// Asks the CRM about the token.
 async fn ask(more: &[(&str, &str)]) -> Classified {
     let crm = HttpCrm::new(&configuration(more).crm).expect("a client");
-    let result = timeout(BOUND, crm.token_information(&"demo-token".to_owned().into())).await.expect("an end");
+    let result = timeout(WAIT_TIMEOUT, crm.token_information(&"demo-token".to_owned().into())).await.expect("an end");
     classify(&result, Clock::system().now())
 }
 
@@ -358,7 +358,7 @@ async fn certificate_signed_by_the_configured_authority_is_accepted() {
     // The server answers after the request's head and ignores the body.
     let token = "demo-token".to_owned().into();
     let sending = crm.insert(&token, Bytes::from_static(b"\r\n\r\n"));
-    let result = timeout(BOUND, sending).await.expect("an end");
+    let result = timeout(WAIT_TIMEOUT, sending).await.expect("an end");
     let classified = classify(&result, Clock::system().now());
     assert_eq!(classified.outcome.as_str(), "created", "{}", classified.reason);
 }
