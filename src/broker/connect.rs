@@ -100,8 +100,7 @@ async fn bounded_by<T>(
     described: fn(&str, &lapin::Error) -> BrokerError,
 ) -> Result<T, BrokerError> {
     match timeout(ANSWER_TIMEOUT, operation).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(described(what, &error)),
+        Ok(answer) => answer.map_err(|error| described(what, &error)),
         Err(_) => {
             Err(BrokerError { message: format!("{what}: no answer within {} s", ANSWER_TIMEOUT.as_secs()), code: None })
         }
