@@ -48,8 +48,8 @@ fn retries(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// Checks how long a delivery can stay unsettled: for `gate.hold`, and then for the last attempt and the wait after it, or for
-/// another worker's claim. A longer wait that the CRM asks for happens on a retry queue, if one is long enough.
+/// Checks how long a delivery can stay unsettled: for `gate.hold`, and then for the last attempt and the wait after it, or
+/// for another worker's claim. A longer wait that the CRM asks for happens on a retry queue, if one is long enough.
 fn hold(config: &Config, findings: &mut Findings) {
     let pause = match config.retry.immediate_attempts {
         0 | 1 => Duration::ZERO,
