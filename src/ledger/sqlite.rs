@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 pub use self::inspect::{FileState, inspect};
-use self::store::{Operation, Store};
+use self::store::{Operation, Store, Work};
 use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits};
 use crate::clock::Clock;
 
@@ -66,8 +66,8 @@ impl SqliteLedger {
         let file = file::LedgerFile::of(path);
         let store = Store::open(&file, limits, clock)?;
         let shared = Arc::new(Shared {
-            about: Mutex::new(store.about().clone()),
-            entries: AtomicU64::new(store.entries()),
+            about: Mutex::new(store.about.clone()),
+            entries: AtomicU64::new(store.entries),
             damage: Mutex::default(),
             file,
         });
@@ -87,16 +87,13 @@ impl SqliteLedger {
     }
 
     /// Gives an operation to the thread and waits for its result.
-    async fn run<T>(
-        &self,
-        operation: impl FnOnce(oneshot::Sender<Result<T, LedgerError>>) -> Operation,
-    ) -> Result<T, LedgerError> {
+    async fn run(&self, work: Work) -> Result<Changed, LedgerError> {
         let damage = self.shared.damage.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(damage) = damage {
             return Err(damage);
         }
         let (reply, answer) = oneshot::channel();
-        let operation = operation(reply);
+        let operation = Operation { work, reply };
         let answered = async {
             match &self.operations {
                 Some(operations) if operations.send(operation).await.is_ok() => answer.await.ok(),
@@ -150,22 +147,26 @@ fn run(mut queue: mpsc::Receiver<Operation>, mut store: Store, shared: &Shared) 
             batch.push(next);
         }
         let answers = store.carry_out(&batch);
-        shared.entries.store(store.entries(), Ordering::Relaxed);
-        shared.about.lock().unwrap_or_else(PoisonError::into_inner).clone_from(store.about());
+        shared.entries.store(store.entries, Ordering::Relaxed);
+        shared.about.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&store.about);
         match answers {
-            Ok(answers) => batch.drain(..).zip(answers).for_each(|(operation, answer)| operation.answer(answer)),
-            Err(error) => batch.drain(..).for_each(|operation| operation.refuse(&error)),
+            Ok(answers) => batch.drain(..).zip(answers).for_each(|(waiting, answer)| drop(waiting.reply.send(answer))),
+            Err(error) => batch.drain(..).for_each(|waiting| drop(waiting.reply.send(Err(error.clone())))),
         }
     }
 }
 
 impl Ledger for SqliteLedger {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
-        self.run(|reply| Operation::Get { key: *key, reply }).boxed()
+        async move {
+            let (Changed::Done(entry) | Changed::Conflict(entry)) = self.run(Work::Get(*key)).await?;
+            Ok(entry)
+        }
+        .boxed()
     }
 
     fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {
-        self.run(|reply| Operation::Change { key: *key, change, reply }).boxed()
+        self.run(Work::Change(*key, change)).boxed()
     }
 
     fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
@@ -182,7 +183,7 @@ impl Ledger for SqliteLedger {
     }
 
     fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
-        self.run(|reply| Operation::SetAbout { seen, about, reply }).boxed()
+        async move { Ok(self.run(Work::SetAbout { seen, about }).await? == Changed::Done(None)) }.boxed()
     }
 
     fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {

@@ -290,15 +290,14 @@ async fn lock_of_another_program_is_waited_for_and_then_reported() {
 
 #[tokio::test]
 async fn full_disk_is_reported_and_writes_continue_when_there_is_room() {
-    use super::store::{Operation, Store};
+    use super::store::{Operation, Store, Work};
     let folder = Folder::new();
     let file = super::file::LedgerFile::of(&folder.file("ledger"));
     let mut store = Store::open(&file, LONG_RETENTION, FakeClock::new().clock()).unwrap();
     let claims = |ids: std::ops::Range<u32>| -> Vec<Operation> {
         let claim = |id: u32| Change::Claim { expected: None, new: first(id.into(), FakeClock::new().now()) };
-        ids.map(|id| Operation::Change {
-            key: key(id.to_be_bytes()),
-            change: claim(id),
+        ids.map(|id| Operation {
+            work: Work::Change(key(id.to_be_bytes()), claim(id)),
             reply: tokio::sync::oneshot::channel().0,
         })
         .collect()
@@ -307,10 +306,10 @@ async fn full_disk_is_reported_and_writes_continue_when_there_is_room() {
     store.connection.pragma_update(None, "max_page_count", 1).unwrap();
     let error = store.carry_out(&claims(10..1000)).err().unwrap().to_string();
     assert!(error.contains("the disk is full; make room on the disk, or lower ledger.max_entries"), "{error}");
-    assert_eq!(store.entries(), 10, "nothing of the batch was done");
+    assert_eq!(store.entries, 10, "nothing of the batch was done");
     store.connection.pragma_update(None, "max_page_count", u32::MAX - 1).unwrap();
     store.carry_out(&claims(10..500)).unwrap();
-    assert_eq!(store.entries(), 500);
+    assert_eq!(store.entries, 500);
     drop(store);
     assert_eq!(count_entries(&open(&file.path).await, 1000).await, 500);
 }
