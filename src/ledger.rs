@@ -251,38 +251,25 @@ pub async fn open(config: &config::Ledger, clock: Clock) -> Result<Arc<dyn Ledge
 /// # Errors
 /// When there is no such ledger, it is in memory, a worker has the file open, or the store cannot be written.
 pub async fn renew_id(config: &config::Ledger, clock: Clock) -> Result<(About, About), LedgerError> {
-    let renew = |old: About| {
-        let epoch = old.epoch.saturating_add(1);
-        let new = About { id: new_id(), proves_unsent: false, epoch, ..old.clone() };
-        (old, new)
-    };
-    let limits = Limits::from(config);
     match &config.store {
-        config::LedgerStore::Memory => Err(LedgerError::new(
-            "in memory",
-            "only the worker's process has it, and it gets a new id at each start",
-            "restart the worker if you want an empty one, or name the restored ledger in ledger.url",
-        )),
-        config::LedgerStore::File(path) => {
-            if !path.exists() {
-                return Err(sqlite::missing(path));
-            }
-            let ledger = sqlite::SqliteLedger::open(path, limits, clock).await?;
-            let (old, new) = renew(ledger.about());
-            require_replaced(ledger.set_about(old.clone(), new.clone()).await?).map(|()| (old, new))
+        config::LedgerStore::Memory => {
+            return Err(LedgerError::new(
+                "in memory",
+                "only the worker's process has it, and it gets a new id at each start",
+                "restart the worker if you want an empty one, or name the restored ledger in ledger.url",
+            ));
         }
-        config::LedgerStore::Redis(url) => {
-            let ledger = redis::RedisLedger::open(url, &redis::prefix(&config.queue), limits, clock).await?;
-            let (old, new) = renew(ledger.about());
-            require_replaced(ledger.set_about(old.clone(), new.clone()).await?).map(|()| (old, new))
-        }
+        config::LedgerStore::File(path) if !path.exists() => return Err(sqlite::missing(path)),
+        config::LedgerStore::File(_) | config::LedgerStore::Redis(_) => {}
     }
-}
-
-fn require_replaced(is_replaced: bool) -> Result<(), LedgerError> {
+    let ledger = open(config, clock).await?;
+    let old = ledger.about();
+    let new = About { id: new_id(), proves_unsent: false, epoch: old.epoch.saturating_add(1), ..old.clone() };
+    if ledger.set_about(old.clone(), new.clone()).await? {
+        return Ok((old, new));
+    }
     let advice = "stop all workers of this ledger, then run the command again";
-    let error = || LedgerError::new("in use", "a worker changed it at the same time", advice);
-    if is_replaced { Ok(()) } else { Err(error()) }
+    Err(LedgerError::new("in use", "a worker changed it at the same time", advice))
 }
 
 /// A new, random ledger id.
