@@ -190,7 +190,10 @@ pub trait Ledger: Send + Sync {
     ///
     /// # Errors
     /// As [`Ledger::change`].
-    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>>;
+    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
+        let about = self.about();
+        Box::pin(async move { self.set_about(about.clone(), about).await.map(drop) })
+    }
 
     /// Whether only one process at a time can have the ledger open. If so, the owner of every other claim is gone.
     fn is_exclusive(&self) -> bool;

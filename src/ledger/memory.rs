@@ -118,10 +118,6 @@ impl Ledger for MemoryLedger {
         .boxed()
     }
 
-    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
-        async { Ok(()) }.boxed()
-    }
-
     fn is_exclusive(&self) -> bool {
         true
     }

@@ -186,11 +186,6 @@ impl Ledger for SqliteLedger {
         async move { Ok(self.run(Work::SetAbout { seen, about }).await? == Changed::Done(None)) }.boxed()
     }
 
-    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
-        let about = self.about();
-        async move { self.set_about(about.clone(), about).await.map(drop) }.boxed()
-    }
-
     fn is_exclusive(&self) -> bool {
         true
     }
