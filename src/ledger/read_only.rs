@@ -56,7 +56,7 @@ impl ReadOnlyLedger {
             Store::File(path) => {
                 let path = path.clone();
                 let reading = tokio::task::spawn_blocking(move || sqlite::find(&path, prefix));
-                reading.await.unwrap_or_else(|_| Err(sqlite::unreadable()))
+                reading.await.unwrap_or_else(|_| Err(sqlite::stopped()))
             }
             Store::Redis(ledger) => ledger.find(prefix).await,
         }
@@ -71,7 +71,7 @@ impl ReadOnlyLedger {
             Store::File(path) => {
                 let (path, keys) = (path.clone(), keys.to_vec());
                 let reading = tokio::task::spawn_blocking(move || sqlite::read_only(&path, &keys));
-                let (about, entries) = reading.await.unwrap_or_else(|_| Err(sqlite::unreadable()))?;
+                let (about, entries) = reading.await.unwrap_or_else(|_| Err(sqlite::stopped()))?;
                 Ok(Lookup { entries, about })
             }
             Store::Redis(ledger) => {

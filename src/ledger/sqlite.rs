@@ -59,7 +59,7 @@ impl SqliteLedger {
     pub async fn open(path: &Path, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
         let path = path.to_owned();
         let opening = tokio::task::spawn_blocking(move || Self::open_blocking(&path, limits, clock));
-        opening.await.unwrap_or_else(|_| Err(file::LedgerFile::unknown().stopped()))
+        opening.await.unwrap_or_else(|_| Err(stopped()))
     }
 
     fn open_blocking(path: &Path, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
@@ -102,8 +102,11 @@ impl SqliteLedger {
         };
         match timeout(TIMEOUT, answered).await {
             Ok(Some(answer)) => answer,
-            Ok(None) => Err(self.shared.file.stopped()),
-            Err(_) => Err(self.shared.file.slow(TIMEOUT)),
+            Ok(None) => Err(self.shared.file.error("its thread has ended", "restart the worker")),
+            Err(_) => {
+                let problem = format!("no answer within {} s", TIMEOUT.as_secs());
+                Err(self.shared.file.error(problem, "look at the disk's load and health"))
+            }
         }
     }
 }
@@ -123,9 +126,9 @@ pub(super) fn missing(path: &Path) -> LedgerError {
     file::LedgerFile::of(path).missing()
 }
 
-/// The error that the reading thread ended without an answer.
-pub(super) fn unreadable() -> LedgerError {
-    file::LedgerFile::unknown().stopped()
+/// The error that a thread ended without an answer.
+pub(super) fn stopped() -> LedgerError {
+    LedgerError::new("file", "its thread has ended", "restart the worker")
 }
 
 fn spawn(
@@ -173,7 +176,7 @@ impl Ledger for SqliteLedger {
         let file = self.shared.file.clone();
         async move {
             let reading = tokio::task::spawn_blocking(move || store::find(&file, prefix));
-            reading.await.unwrap_or_else(|_| Err(unreadable()))
+            reading.await.unwrap_or_else(|_| Err(stopped()))
         }
         .boxed()
     }

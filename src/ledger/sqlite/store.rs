@@ -172,8 +172,14 @@ fn check_format(connection: &Connection, file: &LedgerFile) -> Result<(), Ledger
     let (program, format): (i64, i64) = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
     match (program, format) {
         (APPLICATION_ID, FORMAT) => Ok(()),
-        (APPLICATION_ID, other) => Err(file.other_format(other, FORMAT)),
-        _ => Err(file.no_ledger()),
+        (APPLICATION_ID, other) => Err(file.error(
+            format_args!("it has format {other}, and this version knows format {FORMAT}"),
+            "run the version that wrote it, or name another file in ledger.url",
+        )),
+        _ => {
+            Err(file
+                .error("it is an SQLite database, but not a ledger of this worker", "name another file in ledger.url"))
+        }
     }
 }
 
