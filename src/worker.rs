@@ -141,26 +141,15 @@ impl Worker {
         let Delivery { message, acker, gone } = delivery;
         let mut d = self.context(&message, &*acker, gone, unsettled.epoch);
         self.telemetry.taken();
-        let (began, mut decided) = (Instant::now(), None);
+        let began = Instant::now();
         // A panic is caught here and nowhere else. During processing it leads to a dead letter; during settling the message is
         // requeued.
-        let settlement = loop {
-            let work = async {
-                if decided.is_none() {
-                    decided = Some(self.process(&mut d).await);
-                }
-                match &decided {
-                    Some(disposition) => self.settler.settle(&mut d.state, &message, &*acker, disposition).await,
-                    None => Settlement::Requeue,
-                }
-            };
-            match catch_panic(work).await {
-                Ok(settlement) => break settlement,
-                Err(failure) if decided.is_none() => decided = Some(self.after_panic(&mut d, failure).await),
-                Err(_) => break Settlement::Requeue,
-            }
+        let disposition = match catch_panic(self.process(&mut d)).await {
+            Ok(disposition) => disposition,
+            Err(failure) => self.after_panic(&mut d, failure).await,
         };
-        let disposition = decided.unwrap_or(Disposition::Requeue);
+        let settling = self.settler.settle(&mut d.state, &message, &*acker, &disposition);
+        let settlement = catch_panic(settling).await.unwrap_or(Settlement::Requeue);
         let report = Report::of(&d, &disposition, began);
         drop(d);
         self.warn_of_duplicate(&report, &settlement);
