@@ -214,7 +214,9 @@ impl Worker {
             // No worker has ever sent it. It must not wait, because `run` takes no other delivery meanwhile.
             return Ok(Disposition::DeadLetter(failure.clone()));
         }
-        self.lock_id(d).await?;
+        if let Some(key) = d.key {
+            d.lock = Some(d.wait(d.deadline, self.ids.lock(key)).await?);
+        }
         // A first delivery rarely has an entry, so the ledger is not read. If there is one, the claim in step 4 conflicts and
         // returns it.
         let mut entry_read = if d.is_first() && mapped.is_ok() { Some(None) } else { None };
@@ -295,17 +297,6 @@ impl Worker {
         let id = d.state.message_id.as_deref().or_else(|| d.message.id());
         d.key = id.map(|id| Key::new(&self.settler.queue, &self.operation, id));
         mapped
-    }
-
-    /// Waits until no other delivery of the same id is processed.
-    async fn lock_id(&self, d: &mut DeliveryContext<'_>) -> Result<(), Abort> {
-        if let Some(key) = d.key {
-            d.lock = match self.ids.try_lock(key) {
-                Some(lock) => Some(lock),
-                None => Some(d.wait(d.deadline, self.ids.lock(key)).await?),
-            };
-        }
-        Ok(())
     }
 
     /// Step 2: decides from the ledger's entry whether to send. `entry_read` is the entry if it was read already. Returns the

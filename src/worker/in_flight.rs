@@ -29,17 +29,12 @@ impl InFlightIds {
         self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the lock of an id if it is free.
-    pub(super) fn try_lock(&self, key: Key) -> Option<IdLock> {
-        self.keys().insert(key).then(|| IdLock { ids: self.clone(), key })
-    }
-
     /// Waits for the lock of an id.
     pub(super) async fn lock(&self, key: Key) -> IdLock {
         loop {
             let released = self.0.released.notified();
-            if let Some(lock) = self.try_lock(key) {
-                return lock;
+            if self.keys().insert(key) {
+                return IdLock { ids: self.clone(), key };
             }
             released.await;
         }
