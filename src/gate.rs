@@ -272,12 +272,6 @@ impl Gate {
         }
     }
 
-    /// A slot if a request may be sent at once and nobody waits.
-    pub fn try_acquire(self: &Arc<Self>) -> Option<TokenSlot> {
-        let _turn = self.turn.try_lock().ok()?;
-        self.try_take().ok()
-    }
-
     /// A slot, or the time for the next try, unless the gate's state changes earlier.
     fn try_take(self: &Arc<Self>) -> Result<TokenSlot, Option<Instant>> {
         let taken = self.update_quietly(|state, now| {

@@ -63,10 +63,7 @@ impl Worker {
             true => Some(d.wait(d.deadline, self.ids.lock_suspects()).await?),
             false => None,
         };
-        let slot = match self.gate.try_acquire() {
-            Some(slot) => slot,
-            None => d.wait(d.deadline, self.gate.acquire()).await?,
-        };
+        let slot = d.wait(d.deadline, self.gate.acquire()).await?;
         d.aborted()?;
         Ok((slot, suspects))
     }

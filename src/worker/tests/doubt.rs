@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep};
 
@@ -81,7 +82,7 @@ async fn claim_conflicts_when_another_worker_created_the_task() {
     other_finishes(&test.ledger, "a", AttemptResult::Created).await;
     test.handle(message("a")).await;
     assert_eq!((test.settled(), test.requests()), (vec!["acked"], 0));
-    assert!(test.worker.gate.try_acquire().is_some() && test.worker.gate.token_states()[0].in_use == 0);
+    assert!(test.worker.gate.acquire().now_or_never().is_some() && test.worker.gate.token_states()[0].in_use == 0);
 }
 
 #[tokio::test(start_paused = true)]

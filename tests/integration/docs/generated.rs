@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::CommandFactory as _;
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use wolkvox_task_worker::broker::topology::{Argument, Queue, Topology, retry_queue};
 use wolkvox_task_worker::cli::{Cli, FAILED, INVALID_CONFIGURATION};
@@ -200,7 +201,7 @@ fn metrics() -> String {
     let sources = Sources { environment, ..Sources::default() };
     let config = Config::load(&sources, &[]).expect("a configuration").config;
     let gate = Gate::new(&config.gate, &config.crm, Duration::ZERO, Clock::system(), Box::new(|_, _| {}));
-    gate.try_acquire().expect("a slot").quota(0, 0, None);
+    gate.acquire().now_or_never().expect("a slot").quota(0, 0, None);
     let mapper = Mapper::new(&config).expect("rules");
     let page = Telemetry::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH).encode(&gate, &mapper);
     let mut table = "| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n".to_owned();
