@@ -23,7 +23,6 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::attempt::ClaimResult;
 pub(crate) use self::attempt::TOKEN_INFORMATION;
 use self::decide::{ClaimOwner, Decision, SendPlan, decide};
 use self::delivery::{Abort, DeliveryContext};
@@ -241,13 +240,8 @@ impl Worker {
             let Some(slot) = self.ask_before_probe(d, slot).await? else { continue };
             self.ask_counter(d, &slot).await?;
             // 4. Claim
-            match self.claim(d, &plan).await? {
-                ClaimResult::Claimed => {}
-                ClaimResult::Conflict(entry) => {
-                    entry_read = Some(entry);
-                    continue;
-                }
-                ClaimResult::Withdrawn => continue,
+            if !self.claim(d, &plan, &mut entry_read).await? {
+                continue;
             }
             if !slot.is_usable() {
                 self.withdraw(d).await;

@@ -21,16 +21,6 @@ const CLAIM_TO_REQUEST: Duration = Duration::from_secs(2);
 /// The longest wait for tokenInformation.php.
 pub(crate) const TOKEN_INFORMATION: Duration = Duration::from_secs(2);
 
-/// The result of step 4.
-pub(super) enum ClaimResult {
-    /// The message is claimed: the request may be sent.
-    Claimed,
-    /// Another worker changed the entry: decide again with this one.
-    Conflict(Option<Entry>),
-    /// The claim took too long, or the ledger failed. The claim is withdrawn: decide again.
-    Withdrawn,
-}
-
 /// How one request ended.
 pub(super) struct Attempt {
     pub(super) classified: Classified,
@@ -108,11 +98,17 @@ impl Worker {
         }
     }
 
-    /// Step 4: claims the message in the ledger. Without a claim no request is sent.
-    pub(super) async fn claim(&self, d: &mut DeliveryContext<'_>, plan: &SendPlan) -> Result<ClaimResult, Abort> {
+    /// Step 4: claims the message in the ledger. Without a claim no request is sent: the worker must decide again. If another
+    /// worker changed the entry, `entry_read` is set to the entry that is there now.
+    pub(super) async fn claim(
+        &self,
+        d: &mut DeliveryContext<'_>,
+        plan: &SendPlan,
+        entry_read: &mut Option<Option<Entry>>,
+    ) -> Result<bool, Abort> {
         let Some(key) = d.key else {
             d.is_possible_duplicate = plan.doubted;
-            return Ok(ClaimResult::Claimed);
+            return Ok(true);
         };
         let new = self.new_claim(d, plan);
         d.open_claim = Some(new.clone());
@@ -121,17 +117,18 @@ impl Worker {
         let claimed = match d.wait(d.deadline, self.recorder.change(&key, &change)).await {
             Ok(Ok(Changed::Conflict(entry))) => {
                 d.open_claim = None;
-                return Ok(ClaimResult::Conflict(entry));
+                *entry_read = Some(entry);
+                return Ok(false);
             }
             Ok(Ok(Changed::Done(entry))) if started.elapsed() <= CLAIM_TO_REQUEST => {
                 d.is_possible_duplicate = plan.doubted || entry.is_some_and(|entry| entry.doubted);
                 // The delivery may have been lost during the wait for the ledger.
-                d.aborted().map(|()| ClaimResult::Claimed)
+                d.aborted().map(|()| true)
             }
-            Ok(Ok(Changed::Done(_)) | Err(_)) => Ok(ClaimResult::Withdrawn),
+            Ok(Ok(Changed::Done(_)) | Err(_)) => Ok(false),
             Err(abort) => Err(abort),
         };
-        if !matches!(claimed, Ok(ClaimResult::Claimed)) {
+        if claimed != Ok(true) {
             self.withdraw(d).await;
         }
         claimed
