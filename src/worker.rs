@@ -13,6 +13,7 @@ mod quota_checks;
 pub mod recorder;
 mod report;
 
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ pub(crate) use self::attempt::TOKEN_INFORMATION;
 use self::decide::{ClaimOwner, Decision, SendPlan, decide};
 use self::delivery::{Abort, DeliveryContext};
 pub use self::in_flight::InFlightIds;
-use self::next::{AfterAttempt, ClaimWatch};
+use self::next::ClaimWatch;
 use self::ownership::{CONNECTION_LOSS_NOTICED, Ownership, UnsettledDelivery};
 pub use self::quota_checks::QuotaChecks;
 use self::recorder::Recorder;
@@ -253,8 +254,8 @@ impl Worker {
             self.finish(d, attempt.classified.outcome).await;
             // 7. Next
             match self.next(d, attempt) {
-                AfterAttempt::Settle(disposition) => return Ok(disposition),
-                AfterAttempt::RetryNow(wait) => d.wait(d.deadline, sleep(wait)).await?,
+                ControlFlow::Break(disposition) => return Ok(disposition),
+                ControlFlow::Continue(wait) => d.wait(d.deadline, sleep(wait)).await?,
             }
             // 8. Settle: see `handle`
         }

@@ -1,6 +1,7 @@
 //! Step 7 of processing: decides what happens to a message after an attempt, a decision from its ledger entry, or an interrupted
 //! wait.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -24,14 +25,6 @@ const IN_DOUBT: &str = "it is not known whether an earlier attempt created the t
                         other attempt; look for the task in the CRM, then replay or discard the message";
 const ORPHANED: &str = "a worker ended between sending the request and recording its result, so the task may exist";
 
-/// What happens after an attempt.
-pub(super) enum AfterAttempt {
-    /// Settle the message.
-    Settle(Disposition),
-    /// Make another attempt after this wait.
-    RetryNow(Duration),
-}
-
 /// Measures how long this process has seen the same claim in an entry.
 #[derive(Default)]
 pub(super) struct ClaimWatch(Option<(ClaimId, Instant)>);
@@ -46,41 +39,41 @@ impl ClaimWatch {
 }
 
 impl Worker {
-    /// Step 7: decides what happens after an attempt.
-    pub(super) fn next(&self, d: &mut DeliveryContext<'_>, attempt: Attempt) -> AfterAttempt {
+    /// Step 7: decides after an attempt whether to settle the message, or to make another attempt after a wait.
+    pub(super) fn next(&self, d: &mut DeliveryContext<'_>, attempt: Attempt) -> ControlFlow<Disposition, Duration> {
         let Attempt { classified, counts } = attempt;
         let kind = match classified.outcome {
-            Outcome::Created => return AfterAttempt::Settle(Disposition::Ack),
-            Outcome::Rejected => return AfterAttempt::Settle(failed(Kind::Rejected, &classified)),
+            Outcome::Created => return ControlFlow::Break(Disposition::Ack),
+            Outcome::Rejected => return ControlFlow::Break(failed(Kind::Rejected, &classified)),
             Outcome::Unknown => Kind::Unknown,
             Outcome::Unavailable => Kind::Unavailable,
             // The message did not cause this. The gate decides when the next attempt is made.
             Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized | Outcome::Misconfigured => {
                 d.last_attempt = Some(classified);
-                return AfterAttempt::RetryNow(Duration::ZERO);
+                return ControlFlow::Continue(Duration::ZERO);
             }
         };
         if kind == Kind::Unknown && self.settings.on_unknown == OnUnknown::DeadLetter {
-            return AfterAttempt::Settle(failed(kind, &classified));
+            return ControlFlow::Break(failed(kind, &classified));
         }
         if !counts {
             d.last_attempt = Some(classified);
-            return AfterAttempt::RetryNow(Duration::ZERO);
+            return ControlFlow::Continue(Duration::ZERO);
         }
         let hint = self.schedule.honoured(classified.retry_after);
         let next = match self.schedule.next(d.state.attempts, d.attempts_in_round, d.state.round, hint) {
-            retry::Next::Exhausted => AfterAttempt::Settle(failed(kind, &classified)),
+            retry::Next::Exhausted => ControlFlow::Break(failed(kind, &classified)),
             retry::Next::RetryLater(delay) => {
                 d.state.round += 1;
-                AfterAttempt::Settle(Disposition::Retry(delay))
+                ControlFlow::Break(Disposition::Retry(delay))
             }
             retry::Next::RetryNow => {
                 let wait = jittered(d.backoff.next().max(hint), fastrand::f64());
                 // If the CRM asks for a wait beyond `gate.hold`, the message waits on a retry queue, if one has such a delay.
                 if !hint.is_zero() && Instant::now() + wait > d.deadline && self.schedule.reaches(hint) {
-                    AfterAttempt::Settle(self.end_round(d, hint))
+                    ControlFlow::Break(self.end_round(d, hint))
                 } else {
-                    AfterAttempt::RetryNow(wait)
+                    ControlFlow::Continue(wait)
                 }
             }
         };
