@@ -25,10 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use self::attempt::TOKEN_INFORMATION;
-use self::decide::{ClaimOwner, Decision, SendPlan, decide};
+use self::decide::{Decision, SendPlan, decide};
 use self::delivery::{Abort, DeliveryContext};
 pub use self::in_flight::InFlightIds;
-use self::next::ClaimWatch;
 use self::ownership::{CONNECTION_LOSS_NOTICED, Ownership, UnsettledDelivery};
 pub use self::quota_checks::QuotaChecks;
 use self::recorder::Recorder;
@@ -38,7 +37,7 @@ use crate::clock::Clock;
 use crate::config::OnUnknown;
 use crate::crm::Crm;
 use crate::gate::Gate;
-use crate::ledger::{AttemptResult, Digest, Entry, Key, KnownResult, Owner};
+use crate::ledger::{AttemptResult, ClaimId, Digest, Entry, Key, KnownResult, Owner};
 use crate::message::disposition::{Disposition, Settlement};
 use crate::message::failure::{Failure, catch_panic};
 use crate::message::mapper::{Mapped, Mapper};
@@ -302,7 +301,7 @@ impl Worker {
         mut entry_read: Option<Option<Entry>>,
     ) -> Result<Result<SendPlan, Disposition>, Abort> {
         let others_resend = self.recorder.ledger().is_exclusive() && self.settings.on_unknown == OnUnknown::Retry;
-        let mut watch = ClaimWatch::default();
+        let mut seen = None;
         d.decided_in = None;
         loop {
             let entry = match entry_read.take() {
@@ -312,7 +311,7 @@ impl Worker {
                     None => None,
                 },
             };
-            let owner = self.claim_owner(entry.as_ref(), &mut watch);
+            let is_owner_gone = self.is_owner_gone(entry.as_ref(), &mut seen);
             // The epoch is read first: if the proof is lost in between, the claim has an old epoch and conflicts.
             let decided_in = self.recorder.ledger().epoch();
             let (proves_unsent, epoch) = self.ownership.proof();
@@ -324,7 +323,7 @@ impl Worker {
                 d.epoch_on_arrival = decided_in;
                 continue;
             }
-            match decide(entry.as_ref(), owner, &d.facts(proves_unsent, epoch, others_resend)) {
+            match decide(entry.as_ref(), is_owner_gone, &d.facts(proves_unsent, epoch, others_resend)) {
                 Decision::InProgress => d.wait(d.deadline, sleep(CLAIM_POLL)).await?,
                 Decision::Orphaned(claim) => self.record_orphan(d, entry, claim).await?,
                 Decision::Proceed(plan) => {
@@ -340,13 +339,15 @@ impl Worker {
         }
     }
 
-    fn claim_owner(&self, entry: Option<&Entry>, watch: &mut ClaimWatch) -> ClaimOwner {
-        let Some(claim) = entry.and_then(|entry| entry.claim) else { return ClaimOwner::Active };
-        let seen_for = watch.seen_for(claim.id);
+    /// Whether the worker that made the entry's open claim has ended, or has kept the claim for longer than a request can take.
+    /// `seen` is the claim that this process saw last, and since when.
+    fn is_owner_gone(&self, entry: Option<&Entry>, seen: &mut Option<(ClaimId, Instant)>) -> bool {
+        let Some(claim) = entry.and_then(|entry| entry.claim) else { return false };
+        let (_, since) = seen.filter(|(id, _)| *id == claim.id).unwrap_or((claim.id, Instant::now()));
+        *seen = Some((claim.id, since));
         // A claim of this process is never an orphan: its withdrawal or result is retried in the background.
-        let is_gone = claim.owner != self.owner
-            && (self.recorder.ledger().is_exclusive() || seen_for >= self.settings.orphan_after);
-        if is_gone { ClaimOwner::Gone } else { ClaimOwner::Active }
+        claim.owner != self.owner
+            && (self.recorder.ledger().is_exclusive() || since.elapsed() >= self.settings.orphan_after)
     }
 
     /// The dead letter of a message whose processing panicked. If a claim is open, the task may exist, and the ledger records

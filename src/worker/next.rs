@@ -13,7 +13,7 @@ use super::delivery::{Abort, DeliveryContext};
 use super::recorder::Recorder;
 use crate::config::OnUnknown;
 use crate::crm::classify::{Classified, Outcome};
-use crate::ledger::{AttemptResult, Change, Claim, ClaimId, Entry};
+use crate::ledger::{AttemptResult, Change, Claim, Entry};
 use crate::message::disposition::Disposition;
 use crate::message::failure::{Failure, Kind, Stage};
 use crate::message::published::published_at;
@@ -24,19 +24,6 @@ const POISON_REASON: &str = "five workers in a row ended while they sent this me
 const IN_DOUBT: &str = "it is not known whether an earlier attempt created the task, and retry.on_unknown = \"dead-letter\" allows no \
                         other attempt; look for the task in the CRM, then replay or discard the message";
 const ORPHANED: &str = "a worker ended between sending the request and recording its result, so the task may exist";
-
-/// Measures how long this process has seen the same claim in an entry.
-#[derive(Default)]
-pub(super) struct ClaimWatch(Option<(ClaimId, Instant)>);
-
-impl ClaimWatch {
-    /// How long this process has seen this claim unchanged.
-    pub(super) fn seen_for(&mut self, claim: ClaimId) -> Duration {
-        let (_, since) = *self.0.take_if(|(seen, _)| *seen == claim).get_or_insert((claim, Instant::now()));
-        self.0 = Some((claim, since));
-        since.elapsed()
-    }
-}
 
 impl Worker {
     /// Step 7: decides after an attempt whether to settle the message, or to make another attempt after a wait.
