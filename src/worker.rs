@@ -28,6 +28,7 @@ pub(crate) use self::attempt::TOKEN_INFORMATION;
 use self::decide::{Decision, SendPlan, decide};
 use self::delivery::{Abort, DeliveryContext};
 pub use self::in_flight::InFlightIds;
+use self::next::{ID_CONFLICT, POISON_REASON};
 use self::ownership::{CONNECTION_LOSS_NOTICED, Ownership, UnsettledDelivery};
 pub use self::quota_checks::QuotaChecks;
 use self::recorder::Recorder;
@@ -39,7 +40,7 @@ use crate::crm::Crm;
 use crate::gate::Gate;
 use crate::ledger::{AttemptResult, ClaimId, Digest, Entry, Key, KnownResult, Owner};
 use crate::message::disposition::{Disposition, Settlement};
-use crate::message::failure::{Failure, catch_panic};
+use crate::message::failure::{Failure, Kind, Stage, catch_panic};
 use crate::message::mapper::{Mapped, Mapper};
 use crate::message::retry_state::RetryState;
 use crate::observe::events::Telemetry;
@@ -301,6 +302,7 @@ impl Worker {
         mut entry_read: Option<Option<Entry>>,
     ) -> Result<Result<SendPlan, Disposition>, Abort> {
         let others_resend = self.recorder.ledger().is_exclusive() && self.settings.on_unknown == OnUnknown::Retry;
+        let dead_letter = |kind, text| Disposition::DeadLetter(Failure::new(Stage::Send, kind, text));
         let mut seen = None;
         d.decided_in = None;
         loop {
@@ -332,8 +334,14 @@ impl Worker {
                     d.decided_in = Some(decided_in);
                     return Ok(Ok(SendPlan { epoch: decided_in, ..plan }));
                 }
-                settled @ (Decision::Duplicate { .. } | Decision::Conflict | Decision::Poison(_)) => {
-                    return Ok(Err(self.entry_disposition(d, settled)));
+                Decision::Duplicate { doubted } => {
+                    d.is_possible_duplicate = doubted;
+                    return Ok(Err(Disposition::AlreadyCreated));
+                }
+                Decision::Conflict => return Ok(Err(dead_letter(Kind::IdConflict, ID_CONFLICT))),
+                Decision::Poison(attempts) => {
+                    (d.state.attempts, d.state.possibly_created) = (attempts, true);
+                    return Ok(Err(dead_letter(Kind::Poison, POISON_REASON)));
                 }
             }
         }

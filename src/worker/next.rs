@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Worker;
 use super::attempt::Attempt;
-use super::decide::{Decision, SendPlan};
+use super::decide::SendPlan;
 use super::delivery::{Abort, DeliveryContext};
 use super::recorder::Recorder;
 use crate::config::OnUnknown;
@@ -19,8 +19,8 @@ use crate::message::failure::{Failure, Kind, Stage};
 use crate::message::published::published_at;
 use crate::retry::{self, jittered};
 
-const ID_CONFLICT: &str = "the message id was used before for a message with another body, whose task exists; give each message an id of its own";
-const POISON_REASON: &str = "five workers in a row ended while they sent this message, so it probably ends the worker; find the cause in their logs, and correct it before you replay the message";
+pub(super) const ID_CONFLICT: &str = "the message id was used before for a message with another body, whose task exists; give each message an id of its own";
+pub(super) const POISON_REASON: &str = "five workers in a row ended while they sent this message, so it probably ends the worker; find the cause in their logs, and correct it before you replay the message";
 const IN_DOUBT: &str = "it is not known whether an earlier attempt created the task, and retry.on_unknown = \"dead-letter\" allows no \
                         other attempt; look for the task in the CRM, then replay or discard the message";
 const ORPHANED: &str = "a worker ended between sending the request and recording its result, so the task may exist";
@@ -130,23 +130,6 @@ impl Worker {
             let text = format!("this message has had {made} attempts, and the configuration allows {limit}; {task}");
             Failure::new(Stage::Send, kind, text)
         })
-    }
-
-    /// The disposition for a decision that needs no request.
-    pub(super) fn entry_disposition(&self, d: &mut DeliveryContext<'_>, decision: Decision) -> Disposition {
-        let dead_letter = |kind, text| Disposition::DeadLetter(Failure::new(Stage::Send, kind, text));
-        match decision {
-            Decision::Duplicate { doubted } => {
-                d.is_possible_duplicate = doubted;
-                Disposition::AlreadyCreated
-            }
-            Decision::Conflict => dead_letter(Kind::IdConflict, ID_CONFLICT),
-            Decision::Poison(attempts) => {
-                (d.state.attempts, d.state.possibly_created) = (attempts, true);
-                dead_letter(Kind::Poison, POISON_REASON)
-            }
-            Decision::InProgress | Decision::Orphaned(_) | Decision::Proceed(_) => Disposition::Requeue,
-        }
     }
 
     /// Records a claim as orphaned, because its result will never be known. It counts as one `unknown` attempt.
