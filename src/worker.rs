@@ -150,9 +150,8 @@ impl Worker {
         };
         let settling = self.settler.settle(&mut d.state, &message, &*acker, &disposition);
         let settlement = catch_panic(settling).await.unwrap_or(Settlement::Requeue);
-        let report = Report::of(&d, &disposition, began);
-        drop(d);
-        self.warn_of_duplicate(&report, &settlement);
+        let report = Report::of(d, began);
+        self.warn_of_duplicate(&message, &report, &disposition, &settlement);
         let settled = match &settlement {
             Settlement::Ack => acker.ack().await,
             Settlement::Requeue => acker.nack_requeue().await,
@@ -164,8 +163,8 @@ impl Worker {
             // RabbitMQ delivers it again, perhaps to a worker with another ledger.
             (Err(_), _) => drop(unsettled),
         }
-        span.settled(&disposition, report.rule.as_deref(), report.attempts, settled.is_err());
-        self.report(&message, report, &disposition, &settlement, settled.is_err());
+        span.settled(&disposition, report.rule.as_deref(), report.state.attempts, settled.is_err());
+        self.report(&message, &report, &disposition, &settlement, settled.is_err());
     }
 
     /// The context of a delivery whose headers and body have not been read yet.
