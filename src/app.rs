@@ -36,7 +36,7 @@ use crate::retry::{Backoff, Schedule, jittered};
 use crate::settle::Settler;
 use crate::worker::ownership::{Ownership, ProofConditions};
 use crate::worker::recorder::Recorder;
-use crate::worker::{InFlightIds, ORPHAN_MARGIN, QuotaChecks, Settings, Worker};
+use crate::worker::{InFlightIds, ORPHAN_MARGIN, Settings, Worker};
 
 /// Unsettled deliveries for each slot. This is enough that a slot finds its next message while others wait for the ledger,
 /// RabbitMQ or another attempt. By default it is few enough that the last one is sent within `gate.hold`, even if each
@@ -285,8 +285,7 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, 
         operation: config.crm.operation.as_deref().unwrap_or_default().into(),
         gate,
         ids: InFlightIds::default(),
-        quota_checks: QuotaChecks::default(),
-        telemetry,
+        events,
         clock: Clock::system(),
         stop: parts.stop,
     }

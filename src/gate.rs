@@ -133,6 +133,12 @@ impl TokenSlot {
         (self.is_probe || state.block_reason().is_none()) && state.tokens.is_usable(&self.taken, Instant::now())
     }
 
+    /// Counts a request. Returns whether the CRM must be asked before it how much of the token's quota is used.
+    #[must_use]
+    pub fn is_quota_check_due(&self) -> bool {
+        self.gate.lock().tokens.is_quota_check_due(&self.taken, Instant::now())
+    }
+
     /// Records what the CRM said about the quota: calls a day, calls left, and the time until the reset, if it said that.
     pub fn quota(&self, limit: u64, left: u64, reset: Option<Duration>) {
         let reset = reset.unwrap_or_else(|| self.gate.until_midnight());

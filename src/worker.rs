@@ -9,7 +9,6 @@ mod delivery;
 mod in_flight;
 mod next;
 pub mod ownership;
-mod quota_checks;
 pub mod recorder;
 mod report;
 
@@ -30,7 +29,6 @@ use self::delivery::{Abort, DeliveryContext};
 pub use self::in_flight::InFlightIds;
 use self::next::{ID_CONFLICT, POISON_REASON};
 use self::ownership::{CONNECTION_LOSS_NOTICED, Ownership, UnsettledDelivery};
-pub use self::quota_checks::QuotaChecks;
 use self::recorder::Recorder;
 use self::report::Report;
 use crate::broker::{Delivery, Message};
@@ -90,8 +88,6 @@ pub struct Worker {
     pub operation: Arc<str>,
     /// The ids that are being processed.
     pub ids: InFlightIds,
-    /// Decides when the CRM is asked how much of a token's quota is used.
-    pub quota_checks: QuotaChecks,
     /// Logs and metrics.
     pub telemetry: Arc<Telemetry>,
     /// The time of day.

@@ -14,6 +14,12 @@ use crate::retry::{Backoff, jittered};
 /// First and longest wait of a throttled token, if the CRM did not say how long.
 const THROTTLED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
+/// The CRM is asked how much of a token's quota is used only after this many requests, because asking costs a call. The forecast
+/// of the quota needs the answer.
+const MIN_REQUESTS: u32 = 25;
+/// The shortest time between two such questions about one token.
+const MIN_INTERVAL: Duration = Duration::from_secs(3_600);
+
 /// Why a token is not used now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UnusableReason {
@@ -70,6 +76,9 @@ struct Token {
     quota_limit: Option<u64>,
     /// Calls left, and until when that is true.
     quota_left: Option<(u64, Instant)>,
+    /// Requests since the CRM was asked about the quota.
+    requests: u32,
+    asked_at: Option<Instant>,
 }
 
 /// A slot that was taken.
@@ -256,6 +265,18 @@ impl Tokens {
         }
     }
 
+    /// Counts a request. Returns whether the CRM must be asked about the quota before it.
+    pub(super) fn is_quota_check_due(&mut self, taken: &TakenSlot, now: Instant) -> bool {
+        let Some(token) = self.find(&taken.secret) else { return false };
+        token.requests = token.requests.saturating_add(1);
+        let is_due =
+            token.requests > MIN_REQUESTS && token.asked_at.is_none_or(|at| now.duration_since(at) >= MIN_INTERVAL);
+        if is_due {
+            (token.requests, token.asked_at) = (0, Some(now));
+        }
+        is_due
+    }
+
     /// How long it is until the reset of a token's quota, if the CRM has said so.
     pub(super) fn quota_reset(&mut self, secret: &SecretString, now: Instant) -> Option<Duration> {
         let (_, reset) = self.find(secret)?.quota_left?;
@@ -285,6 +306,8 @@ impl Token {
             throttle_wait: Backoff::new(THROTTLED.0, THROTTLED.1),
             quota_limit: None,
             quota_left: None,
+            requests: 0,
+            asked_at: None,
         }
     }
 

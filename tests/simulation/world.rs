@@ -21,7 +21,7 @@ use wolkvox_task_worker::retry::Schedule;
 use wolkvox_task_worker::settle::Settler;
 use wolkvox_task_worker::worker::ownership::{Ownership, ProofConditions};
 use wolkvox_task_worker::worker::recorder::Recorder;
-use wolkvox_task_worker::worker::{InFlightIds, QuotaChecks, Settings, Worker};
+use wolkvox_task_worker::worker::{InFlightIds, Settings, Worker};
 
 use crate::broker::FakeBroker;
 use crate::clock::FakeClock;
@@ -228,8 +228,7 @@ impl World {
             operation: config.crm.operation.as_deref().unwrap_or_default().into(),
             gate,
             ids: InFlightIds::default(),
-            quota_checks: QuotaChecks::default(),
-            telemetry,
+            events,
             clock,
             stop: process.stop.clone(),
         }

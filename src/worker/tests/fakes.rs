@@ -34,7 +34,7 @@ use crate::retry::Schedule;
 use crate::settle::Settler;
 use crate::worker::ownership::{Ownership, ProofConditions};
 use crate::worker::recorder::Recorder;
-use crate::worker::{InFlightIds, ORPHAN_MARGIN, QuotaChecks, Settings, Worker};
+use crate::worker::{InFlightIds, ORPHAN_MARGIN, Settings, Worker};
 
 pub(super) use self::ledger::{FakeLedger, LedgerFailure, key};
 
@@ -237,8 +237,7 @@ impl TestWorker {
             owner: Owner(fastrand::u64(..)),
             operation: "demo".into(),
             ids: InFlightIds::default(),
-            quota_checks: QuotaChecks::default(),
-            telemetry,
+            events,
             clock,
             stop: stop.clone(),
         };
