@@ -41,7 +41,7 @@ impl ReadOnlyLedger {
             }
             config::LedgerStore::Redis(url) => {
                 let (prefix, limits) = (redis::prefix(&config.queue), Limits::from(config));
-                let opened = redis::RedisLedger::open_to_read(url, &prefix, limits, Clock::system()).await;
+                let opened = redis::RedisLedger::open(url, &prefix, limits, Clock::system(), true).await;
                 opened.map(|ledger| Self(Store::Redis(Box::new(ledger)))).map_err(|error| error.to_string())
             }
         }

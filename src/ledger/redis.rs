@@ -72,28 +72,12 @@ struct Keys {
 }
 
 impl RedisLedger {
-    /// Connects, and reads what the ledger knows about itself; a new ledger writes it first. All keys begin with `prefix`.
+    /// Connects, and reads what the ledger knows about itself. A new ledger writes it first, unless `is_read_only`. All keys
+    /// begin with `prefix`.
     ///
     /// # Errors
     /// When Redis cannot be reached or refuses a command, or another version wrote the ledger.
-    pub async fn open(url: &SharedSecret, prefix: &str, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
-        Self::connect(url, prefix, limits, clock, false).await
-    }
-
-    /// As [`RedisLedger::open`], but writes nothing.
-    ///
-    /// # Errors
-    /// As [`RedisLedger::open`].
-    pub async fn open_to_read(
-        url: &SharedSecret,
-        prefix: &str,
-        limits: Limits,
-        clock: Clock,
-    ) -> Result<Self, LedgerError> {
-        Self::connect(url, prefix, limits, clock, true).await
-    }
-
-    async fn connect(
+    pub async fn open(
         url: &SharedSecret,
         prefix: &str,
         limits: Limits,
