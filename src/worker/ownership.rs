@@ -211,18 +211,15 @@ impl Ownership {
     pub(super) async fn settled(&self, unsettled: UnsettledDelivery) {
         drop(unsettled);
         let is_newly_drained =
-            || !self.ledger.proves_unsent() && self.sees_everything() && self.drain().is_drained(self.ledger.epoch());
-        if !is_newly_drained() {
+            |about: &About| !about.proves_unsent && self.sees_everything() && self.drain().is_drained(about.epoch);
+        if !is_newly_drained(&self.ledger.about()) {
             return;
         }
         let _writing = self.writing.lock().await;
-        // Another delivery may have recorded it in the meantime.
-        if !is_newly_drained() {
-            return;
-        }
         let about = self.ledger.about();
-        // Entries may have been lost in the meantime: then the queue must be drained in the new epoch.
-        if !self.drain().is_drained(about.epoch) {
+        // Another delivery may have recorded it in the meantime, or entries may have been lost: then the queue must be drained in
+        // the new epoch.
+        if !is_newly_drained(&about) {
             return;
         }
         let proven = About { proves_unsent: true, other_owner: false, ..about.clone() };
