@@ -10,6 +10,7 @@
 
 pub mod entry;
 mod error;
+mod json;
 pub mod memory;
 pub mod read_only;
 pub mod redis;

@@ -14,11 +14,12 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// SHA-256 of a message's body as it arrived.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest(pub [u8; 32]);
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Digest(#[serde(with = "super::json::hex")] pub [u8; 32]);
 
 impl Digest {
     /// The digest of `body`.
@@ -36,7 +37,8 @@ impl fmt::Debug for Digest {
 }
 
 /// What is known about whether the task exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum KnownResult {
     /// No request created it.
     NotCreated,
@@ -68,26 +70,27 @@ impl KnownResult {
 }
 
 /// Identifies one claim. Random, so that no two claims of any worker have the same one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ClaimId(pub u64);
 
 /// Identifies one worker process. Random.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Owner(pub u64);
 
 /// Who is sending the message now; written before the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// Identifies this claim.
     pub id: ClaimId,
     /// The worker process that made it.
     pub owner: Owner,
     /// When it was made, by the owner's clock. Only shown to people: no decision uses it.
+    #[serde(with = "super::json::millis")]
     pub at: Timestamp,
 }
 
 /// Identifies one replay of a message by the time when it was dead-lettered and the number of earlier replays.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplayMark {
     /// The text of `x-wtw-failed-at`; empty if RabbitMQ dead-lettered the message.
     pub failed_at: String,
@@ -96,7 +99,7 @@ pub struct ReplayMark {
 }
 
 /// What the ledger knows of a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Changes with every change of the entry: a claim names the version that its worker has seen.
     pub version: u64,
@@ -117,6 +120,7 @@ pub struct Entry {
     /// The ledger's [`epoch`](super::Ledger::epoch) at the last change.
     pub epoch: u32,
     /// When the entry changed last.
+    #[serde(with = "super::json::millis")]
     pub at: Timestamp,
 }
 

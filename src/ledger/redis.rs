@@ -11,7 +11,6 @@
 
 mod connection;
 pub mod inspect;
-mod stored;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +18,7 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use redis::FromRedisValue;
 
 use self::connection::{Connection, ConnectionManager, Query};
@@ -147,7 +147,7 @@ impl RedisLedger {
             other_owner: text("other_owner") == "1",
             epoch: text("epoch").parse().unwrap_or(0),
             identities: text("identities"),
-            last_change: newest.first().and_then(|(_, at)| stored::score_time(*at)),
+            last_change: newest.first().and_then(|(_, at)| Timestamp::from_millisecond(*at as i64).ok()),
         };
         self.entries.store(entries, Ordering::Relaxed);
         let mut info = redis::cmd("INFO");
@@ -212,7 +212,8 @@ impl RedisLedger {
     }
 
     fn decode(&self, text: &str) -> Result<Option<Entry>, LedgerError> {
-        let entry = stored::decode(text).ok_or_else(|| self.manager.unreadable_entry())?;
+        let entry = (!text.is_empty()).then(|| serde_json::from_str(text)).transpose();
+        let entry: Option<Entry> = entry.map_err(|_| self.manager.unreadable_entry())?;
         Ok(entry.filter(|entry| !entry.is_expired(self.clock.now(), self.limits.retention)))
     }
 
@@ -252,13 +253,15 @@ impl RedisLedger {
         let score = if is_claimed { "+inf".to_owned() } else { after.at.as_millisecond().to_string() };
         let ttl = if is_claimed { String::new() } else { self.limits.retention.as_millis().max(1).to_string() };
         let (name, id) = (key.to_string(), self.about().id);
+        // Cannot fail: the fields are numbers and texts.
+        let json = serde_json::to_string(after).unwrap_or_default();
         let mut call = redis::cmd("EVAL");
         call.arg(SET_ENTRY)
             .arg(3)
             .arg(format!("{}{name}", self.keys.entry))
             .arg(&self.keys.index)
             .arg(&self.keys.about);
-        call.arg(id).arg(seen).arg(stored::encode(after)).arg(name).arg(score).arg(ttl);
+        call.arg(id).arg(seen).arg(json).arg(name).arg(score).arg(ttl);
         call.arg(horizon(self.clock.now(), self.limits.retention)).arg(self.limits.max_entries).arg(MAX_SWEPT);
         call.arg(&self.keys.entry).arg(epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
         let (replaced, found, entries): (i8, String, u64) = self.query(&Query::Command(call)).await?;
