@@ -13,6 +13,7 @@ mod connection;
 pub mod inspect;
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -35,7 +36,7 @@ const FORMAT: &str = "1";
 const MAX_TRIES: usize = 100;
 /// The most entries that one change forgets.
 const MAX_SWEPT: usize = 16;
-/// How many keys one step of a search reads.
+/// How many names one step of a search reads.
 const SCAN_COUNT: usize = 5_000;
 /// Replaces an entry if it has not changed since it was read.
 const SET_ENTRY: &str = include_str!("redis/record.lua");
@@ -204,7 +205,7 @@ impl RedisLedger {
         }
     }
 
-    async fn read(&self, key: &Key) -> Result<String, LedgerError> {
+    async fn read(&self, key: impl Display) -> Result<String, LedgerError> {
         let mut get = redis::cmd("GET");
         get.arg(format!("{}{key}", self.keys.entry));
         let found: Option<String> = self.query(&Query::Command(get)).await?;
@@ -276,13 +277,6 @@ impl RedisLedger {
     }
 }
 
-/// Escapes a text for the pattern of `SCAN`, so that it matches only itself.
-fn escape_pattern(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| matches!(c, '*' | '?' | '[' | ']' | '^' | '\\').then_some('\\').into_iter().chain([c]))
-        .collect()
-}
-
 enum Replaced {
     Done,
     Changed(String),
@@ -302,18 +296,16 @@ impl Ledger for RedisLedger {
         async move {
             let mut cursor = 0_u64;
             loop {
-                let mut scan = redis::cmd("SCAN");
-                scan.arg(cursor)
+                let mut scan = redis::cmd("ZSCAN");
+                scan.arg(&self.keys.index)
+                    .arg(cursor)
                     .arg("MATCH")
-                    .arg(format!("{}{prefix}*", escape_pattern(&self.keys.entry)))
+                    .arg(format!("{prefix}*"))
                     .arg("COUNT")
                     .arg(SCAN_COUNT);
-                let (next, found): (u64, Vec<String>) = self.query(&Query::Command(scan)).await?;
-                if let Some(key) = found.first() {
-                    let mut get = redis::cmd("GET");
-                    get.arg(key);
-                    let text: Option<String> = self.query(&Query::Command(get)).await?;
-                    return self.decode(&text.unwrap_or_default());
+                let (next, found): (u64, Vec<(String, String)>) = self.query(&Query::Command(scan)).await?;
+                if let Some((key, _)) = found.first() {
+                    return self.decode(&self.read(key).await?);
                 }
                 if next == 0 {
                     return Ok(None);
