@@ -115,26 +115,22 @@ impl State {
 
 impl TokenSlot {
     /// The token to send with.
-    #[must_use]
     pub fn token(&self) -> &SecretString {
         &self.taken.secret
     }
 
     /// Whether it is the one request that finds out whether a closed gate can open.
-    #[must_use]
     pub fn is_probe(&self) -> bool {
         self.is_probe
     }
 
     /// Whether a request may still be sent: between slot and request other answers may have closed the gate or paused the token.
-    #[must_use]
     pub fn is_usable(&self) -> bool {
         let mut state = self.gate.lock();
         (self.is_probe || state.block_reason().is_none()) && state.tokens.is_usable(&self.taken, Instant::now())
     }
 
     /// Counts a request. Returns whether the CRM must be asked before it how much of the token's quota is used.
-    #[must_use]
     pub fn is_quota_check_due(&self) -> bool {
         self.gate.lock().tokens.is_quota_check_due(&self.taken, Instant::now())
     }
@@ -224,7 +220,6 @@ impl Drop for TokenSlot {
 
 impl Gate {
     /// An open gate.
-    #[must_use]
     pub fn new(
         gate: &config::Gate,
         crm: &config::Crm,
@@ -303,7 +298,6 @@ impl Gate {
     }
 
     /// Whether it is closed because the ledger cannot be used.
-    #[must_use]
     pub fn is_ledger_down(&self) -> bool {
         self.lock().ledger_is_down
     }
@@ -321,25 +315,21 @@ impl Gate {
     }
 
     /// Why it is closed; none while it is open.
-    #[must_use]
     pub fn block_reason(&self) -> Option<BlockReason> {
         self.update_quietly(|state, _| state.block_reason())
     }
 
     /// Since when it is open, or closed for its present reason.
-    #[must_use]
     pub fn since(&self) -> Timestamp {
         self.lock().since
     }
 
     /// The latest request that failed for a reason outside its message.
-    #[must_use]
     pub fn last_failure(&self) -> Option<LastFailure> {
         self.lock().last_failure.clone()
     }
 
     /// When the next probe of the CRM is due; none if the CRM is not why the gate is closed, and while a probe runs.
-    #[must_use]
     pub fn next_probe_at(&self) -> Option<Timestamp> {
         let wait = self.update_quietly(|state, now| {
             let is_probed = matches!(state.block_reason(), Some(BlockReason::Outage | BlockReason::Misconfigured));
@@ -349,7 +339,6 @@ impl Gate {
     }
 
     /// What each token does, in the order of the configuration.
-    #[must_use]
     pub fn token_states(&self) -> Vec<TokenState> {
         let today = self.clock.now();
         self.update_quietly(|state, now| state.tokens.states(now, today))

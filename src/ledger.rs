@@ -41,7 +41,6 @@ pub struct Key([u8; 16]);
 
 impl Key {
     /// The key of one message: the work queue, the CRM's operation and the message id, any bytes each.
-    #[must_use]
     pub fn new(queue: &str, operation: &str, message_id: impl AsRef<[u8]>) -> Self {
         let mut hash = Sha256::new();
         for part in [queue.as_bytes(), operation.as_bytes(), message_id.as_ref()] {
@@ -53,14 +52,12 @@ impl Key {
     }
 
     /// The part of the key that a message's [reference](crate::message::reference) contains.
-    #[must_use]
     pub const fn prefix(&self) -> KeyPrefix {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         KeyPrefix(u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 4)
     }
 
     /// The key as stores keep it.
-    #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
@@ -72,13 +69,11 @@ pub struct KeyPrefix(u64);
 
 impl KeyPrefix {
     /// The prefix of these 60 bits.
-    #[must_use]
     pub const fn new(bits: u64) -> Self {
         Self(bits & (u64::MAX >> 4))
     }
 
     /// The first and the last key that begin with these bits.
-    #[must_use]
     pub fn range(self) -> (Key, Key) {
         let (mut first, mut last) = ([0; 16], [0xff; 16]);
         for (to, from) in first.iter_mut().zip((self.0 << 4).to_be_bytes()) {
@@ -141,7 +136,6 @@ impl About {
     }
 
     /// Whether both are equal apart from `last_change`.
-    #[must_use]
     pub fn proves_the_same(&self, other: &Self) -> bool {
         Self { last_change: None, ..self.clone() } == Self { last_change: None, ..other.clone() }
     }

@@ -36,7 +36,6 @@ impl UnusableReason {
     pub const ALL: [Self; 3] = [Self::Quota, Self::Unauthorized, Self::Throttled];
 
     /// The name in metrics and pages.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Quota => "quota",
@@ -103,7 +102,6 @@ pub struct Tokens {
 
 impl Tokens {
     /// Tokens with `slots` requests at a time on each. A suspended one is tried every `retry_interval`.
-    #[must_use]
     pub fn new(secrets: Vec<SecretString>, slots: usize, retry_interval: Duration) -> Self {
         let mut tokens = Self { list: Vec::new(), removed_in_use: Vec::new(), slots, retry_interval, next: 0 };
         tokens.replace(secrets);
@@ -131,7 +129,6 @@ impl Tokens {
     }
 
     /// The state of each token at `now`; `today` is the same moment on the wall clock.
-    #[must_use]
     pub fn states(&self, now: Instant, today: Timestamp) -> Vec<TokenState> {
         let time = |at: Instant| today.checked_add(at.saturating_duration_since(now)).ok();
         let state = |token: &Token| TokenState {
@@ -157,7 +154,6 @@ impl Tokens {
     }
 
     /// Why no token is in use; none while one is.
-    #[must_use]
     pub fn all_suspended(&self) -> Option<UnusableReason> {
         let causes = || self.list.iter().map(|token| token.breaker.cause());
         if causes().any(|cause| cause.is_none()) {
@@ -284,7 +280,6 @@ impl Tokens {
     }
 
     /// The next moment at which a token may become usable by itself.
-    #[must_use]
     pub fn next_event(&self, now: Instant) -> Option<Instant> {
         let events = self.list.iter().flat_map(|token| [token.throttled_until, token.breaker.next_event()]);
         events.flatten().filter(|at| *at > now).min()

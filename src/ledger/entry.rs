@@ -23,7 +23,6 @@ pub struct Digest(#[serde(with = "super::json::hex")] pub [u8; 32]);
 
 impl Digest {
     /// The digest of `body`.
-    #[must_use]
     pub fn of(body: &[u8]) -> Self {
         Self(Sha256::digest(body).into())
     }
@@ -53,7 +52,6 @@ impl KnownResult {
     pub const ALL: [Self; 3] = [Self::NotCreated, Self::InDoubt, Self::Created];
 
     /// The name in stores, pages and output.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NotCreated => "not_created",
@@ -63,7 +61,6 @@ impl KnownResult {
     }
 
     /// The result of that name.
-    #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|result| result.as_str() == name)
     }
@@ -318,7 +315,6 @@ impl Entry {
     }
 
     /// Whether the entry may be forgotten: it has no open claim and is older than `retention`.
-    #[must_use]
     pub fn is_expired(&self, now: Timestamp, retention: Duration) -> bool {
         self.claim.is_none() && self.at.as_millisecond() <= horizon(now, retention)
     }

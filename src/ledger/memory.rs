@@ -30,7 +30,6 @@ struct State {
 
 impl MemoryLedger {
     /// An empty ledger.
-    #[must_use]
     pub fn new(limits: Limits, clock: Clock) -> Self {
         let state = State { entries: HashMap::new(), closed: BTreeSet::new(), about: About::new() };
         Self { state: Mutex::new(state), limits, clock }

@@ -44,7 +44,6 @@ const SET_ENTRY: &str = include_str!("redis/record.lua");
 const SET_ABOUT: &str = include_str!("redis/about.lua");
 
 /// The prefix of a ledger's keys. Each work queue has a ledger of its own, because what a ledger proves depends on its queue.
-#[must_use]
 pub fn prefix(queue: &str) -> String {
     format!("{PREFIX}{queue}:")
 }

@@ -142,7 +142,6 @@ impl Drop for UnsettledDelivery {
 
 impl Ownership {
     /// Before the first comparison the ledger proves nothing. `identities`: see [`About::identities`].
-    #[must_use]
     pub fn new(ledger: Arc<dyn Ledger>, identities: String, conditions: ProofConditions, clock: Clock) -> Self {
         let is_shared = !ledger.is_exclusive();
         let has_others = !conditions.single_active_consumer && is_shared;

@@ -28,14 +28,8 @@ pub struct Recorder {
 
 impl Recorder {
     /// Uses `ledger`. Its failures close `gate`. Failed writes are retried in tasks of `background`.
-    #[must_use]
-    pub fn new(
-        ledger: Arc<dyn Ledger>,
-        gate: Arc<Gate>,
-        telemetry: Arc<Telemetry>,
-        background: TaskTracker,
-    ) -> Arc<Self> {
-        Arc::new(Self { ledger, gate, telemetry, background })
+    pub fn new(ledger: Arc<dyn Ledger>, gate: Arc<Gate>, telemetry: Arc<Telemetry>, background: TaskTracker) -> Arc<Self> {
+        Arc::new(Self { ledger, gate, events, background })
     }
 
     /// The ledger.
