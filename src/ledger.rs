@@ -144,47 +144,28 @@ impl About {
 /// A store of entries, one for each message.
 pub trait Ledger: Send + Sync {
     /// The entry of a message.
-    ///
-    /// # Errors
-    /// When the store cannot be read; it may be tried again.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>>;
 
-    /// Carries out one operation. It is durable when this returns. If the future is dropped, the operation may be carried out
-    /// all the same.
-    ///
-    /// # Errors
-    /// When the store cannot be written. It is then not known whether the operation was carried out. The caller can repeat it:
-    /// the same operation counts once.
+    /// Carries out one operation. It is durable when this returns. After an error, and if the future is dropped, the operation
+    /// may have been carried out all the same. The caller can repeat it: the same operation counts once.
     fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>>;
 
     /// The entry whose key begins with `prefix`, for people who search by reference. Slow: it may read every entry.
-    ///
-    /// # Errors
-    /// As [`Ledger::get`].
     fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>>;
 
     /// What the ledger knows about itself, as last read or written.
     fn about(&self) -> About;
 
     /// What the ledger knows about itself, read again, because another worker may have changed it.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
     fn reload_about(&self) -> BoxFuture<'_, Result<About, LedgerError>> {
         Box::pin(async { Ok(self.about()) })
     }
 
     /// Replaces what the ledger knows about itself, except `last_change`, if it is still what the caller has `seen`. Returns
     /// whether it was replaced. Durable when this returns.
-    ///
-    /// # Errors
-    /// As [`Ledger::change`].
     fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>>;
 
     /// Finds out whether the ledger can be written, by a write that changes nothing.
-    ///
-    /// # Errors
-    /// As [`Ledger::change`].
     fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
         let about = self.about();
         Box::pin(async move { self.set_about(about.clone(), about).await.map(drop) })
@@ -227,11 +208,7 @@ impl From<&config::Ledger> for Limits {
     }
 }
 
-/// Opens the configured ledger. The age of entries is measured by `clock`.
-///
-/// # Errors
-/// When the file is locked, damaged or of another version, its folder is missing, or Redis cannot be reached. The error says
-/// what to do. The caller can try again.
+/// Opens the configured ledger. The age of entries is measured by `clock`. An error says what to do; the caller can try again.
 pub async fn open(config: &config::Ledger, clock: Clock) -> Result<Arc<dyn Ledger>, LedgerError> {
     let limits = Limits::from(config);
     Ok(match &config.store {
@@ -245,9 +222,6 @@ pub async fn open(config: &config::Ledger, clock: Clock) -> Result<Arc<dyn Ledge
 
 /// Gives a ledger that was restored from a backup a new id, so that "no entry" proves nothing about what was
 /// sent after the backup. Returns what the ledger knows about itself, before and after.
-///
-/// # Errors
-/// When there is no such ledger, it is in memory, a worker has the file open, or the store cannot be written.
 pub async fn renew_id(config: &config::Ledger, clock: Clock) -> Result<(About, About), LedgerError> {
     match &config.store {
         config::LedgerStore::Memory => {

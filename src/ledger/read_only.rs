@@ -23,10 +23,7 @@ pub struct Lookup {
 }
 
 impl ReadOnlyLedger {
-    /// Opens the configured ledger for reading.
-    ///
-    /// # Errors
-    /// Why it cannot be read. For example, only the worker can read a ledger in its memory.
+    /// Opens the configured ledger for reading. Only the worker can read a ledger in its memory.
     pub async fn open(config: &config::Ledger) -> Result<Self, String> {
         match &config.store {
             config::LedgerStore::Memory => {
@@ -48,9 +45,6 @@ impl ReadOnlyLedger {
     }
 
     /// The entry whose key begins with `prefix`.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
     pub async fn find(&self, prefix: KeyPrefix) -> Result<Option<Entry>, LedgerError> {
         match &self.0 {
             Store::File(path) => {
@@ -63,9 +57,6 @@ impl ReadOnlyLedger {
     }
 
     /// The entries of some messages. Expired entries are among them until the worker has removed them.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
     pub async fn get(&self, keys: &[Key]) -> Result<Lookup, LedgerError> {
         match &self.0 {
             Store::File(path) => {

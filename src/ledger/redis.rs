@@ -74,9 +74,6 @@ struct Keys {
 impl RedisLedger {
     /// Connects, and reads what the ledger knows about itself. A new ledger writes it first, unless `is_read_only`. All keys
     /// begin with `prefix`.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached or refuses a command, or another version wrote the ledger.
     pub async fn open(
         url: &SharedSecret,
         prefix: &str,

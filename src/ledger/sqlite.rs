@@ -52,10 +52,6 @@ struct Shared {
 impl SqliteLedger {
     /// Opens the file. If it does not exist, creates it so that only its owner can read it; the folder must exist. A large file
     /// is checked for damage in the background.
-    ///
-    /// # Errors
-    /// When another worker has the file open, it is damaged, of another version or on a network file system, or its folder is
-    /// missing.
     pub async fn open(path: &Path, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
         let path = path.to_owned();
         let opening = tokio::task::spawn_blocking(move || Self::open_blocking(&path, limits, clock));

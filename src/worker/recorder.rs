@@ -85,9 +85,6 @@ impl Recorder {
     }
 
     /// Changes an entry. After a failure it is retried in the background until the process ends.
-    ///
-    /// # Errors
-    /// The ledger's error, while the change is retried in the background.
     pub(super) async fn record(self: &Arc<Self>, key: Key, change: Change) -> Result<(), LedgerError> {
         let Err(error) = self.change(&key, &change).await else { return Ok(()) };
         let recorder = Arc::clone(self);

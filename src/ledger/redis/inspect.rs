@@ -33,10 +33,7 @@ pub struct ServerInfo {
     pub entries: u64,
 }
 
-/// Connects, reads the ledger of a work queue, and writes test keys that it removes again.
-///
-/// # Errors
-/// What keeps a worker from using it.
+/// Connects, reads the ledger of a work queue, and writes test keys that it removes again. The error is what keeps a worker from using it.
 pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, LedgerError> {
     let ledger = RedisLedger::open(url, &prefix(queue), LIMITS, Clock::system(), true).await?;
     let test = format!("{PREFIX}check:{}:", uuid::Uuid::now_v7());
