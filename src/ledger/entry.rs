@@ -218,7 +218,7 @@ fn claim(entry: Option<Entry>, expected: Option<u64>, new: &NewClaim) -> (Option
     if entry.as_ref().map(|entry| entry.version) != expected || open.is_some() || is_created {
         return (None, Changed::Conflict(entry));
     }
-    let mut after = entry.unwrap_or_else(|| new_entry(new));
+    let mut after = entry.unwrap_or_else(|| new_entry(new.claim.id, new.digest, new.attempts));
     if new.reset {
         (after.result, after.orphans) = (KnownResult::NotCreated, 0);
     }
@@ -232,25 +232,28 @@ fn claim(entry: Option<Entry>, expected: Option<u64>, new: &NewClaim) -> (Option
     (Some(after.clone()), Changed::Done(Some(after)))
 }
 
-/// The entry of a message that has none yet, before its claim is added.
-fn new_entry(new: &NewClaim) -> Entry {
+/// The entry of a message that has none yet.
+fn new_entry(id: ClaimId, digest: Digest, attempts: u32) -> Entry {
     Entry {
         // Random, so that an entry that is forgotten and made again never repeats a version that another worker has seen.
-        version: new.claim.id.0,
-        digest: new.digest,
-        result: if new.in_doubt { KnownResult::InDoubt } else { KnownResult::NotCreated },
-        doubted: new.in_doubt,
+        version: id.0,
+        digest,
+        result: KnownResult::NotCreated,
+        doubted: false,
         claim: None,
-        attempts: new.attempts.saturating_sub(1),
+        attempts,
         orphans: 0,
         replay: None,
-        epoch: new.epoch,
-        at: new.claim.at,
+        epoch: 0,
+        at: Timestamp::UNIX_EPOCH,
     }
 }
 
 fn withdraw(entry: Option<Entry>, new: &NewClaim) -> Entry {
-    let mut after = entry.unwrap_or_else(|| new_entry(new));
+    let mut after = entry.unwrap_or_else(|| {
+        let attempts = new.attempts.saturating_sub(1);
+        Entry { epoch: new.epoch, at: new.claim.at, ..new_entry(new.claim.id, new.digest, attempts) }
+    });
     after.version = after.version.wrapping_add(1);
     // The owner of an open claim will record whether the task exists.
     if new.in_doubt && after.claim.is_none() && after.result != KnownResult::Created {
@@ -274,18 +277,7 @@ fn finish(entry: Option<&Entry>, id: ClaimId, digest: Digest, result: AttemptRes
     if !is_open && (result != AttemptResult::Created || is_created) {
         return None;
     }
-    let mut after = entry.cloned().unwrap_or(Entry {
-        version: id.0,
-        digest,
-        result: KnownResult::NotCreated,
-        doubted: false,
-        claim: None,
-        attempts,
-        orphans: 0,
-        replay: None,
-        epoch: 0,
-        at: Timestamp::UNIX_EPOCH,
-    });
+    let mut after = entry.cloned().unwrap_or_else(|| new_entry(id, digest, attempts));
     after.version = after.version.wrapping_add(1);
     if is_open {
         (after.claim, after.attempts) = (None, attempts);
