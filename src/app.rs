@@ -304,7 +304,7 @@ async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationT
         };
         let error = match opened {
             Ok(ledger) => {
-                status.telemetry.ledger_has(ledger.len());
+                status.events.ledger_has(ledger.entries());
                 status.serves(config, Arc::clone(&ledger));
                 status.ledger(None);
                 return Some(ledger);

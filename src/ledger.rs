@@ -175,12 +175,7 @@ pub trait Ledger: Send + Sync {
     fn is_exclusive(&self) -> bool;
 
     /// The number of entries after the latest change by this process. Reads a counter, not the store.
-    fn len(&self) -> u64;
-
-    /// Whether [`Ledger::len`] is 0.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+    fn entries(&self) -> u64;
 
     /// See [`About::proves_unsent`].
     fn proves_unsent(&self) -> bool {

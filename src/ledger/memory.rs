@@ -121,7 +121,7 @@ impl Ledger for MemoryLedger {
         true
     }
 
-    fn len(&self) -> u64 {
+    fn entries(&self) -> u64 {
         self.state().entries.len() as u64
     }
 }

@@ -354,7 +354,7 @@ impl Ledger for RedisLedger {
         false
     }
 
-    fn len(&self) -> u64 {
+    fn entries(&self) -> u64 {
         self.entries.load(Ordering::Relaxed)
     }
 }

@@ -189,7 +189,7 @@ impl Ledger for SqliteLedger {
         true
     }
 
-    fn len(&self) -> u64 {
+    fn entries(&self) -> u64 {
         self.shared.entries.load(Ordering::Relaxed)
     }
 }

@@ -77,7 +77,7 @@ impl Recorder {
     async fn try_change(&self, key: &Key, change: &Change) -> Result<Changed, LedgerError> {
         let began = Instant::now();
         let changed = self.ledger.change(key, change.clone()).await;
-        self.telemetry.ledger_wrote(began.elapsed(), self.ledger.len());
+        self.telemetry.ledger_wrote(began.elapsed(), self.ledger.entries());
         if changed.is_ok() {
             self.gate.ledger_worked();
         }

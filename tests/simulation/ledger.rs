@@ -341,7 +341,7 @@ impl Ledger for FakeLedger {
         self.world.stores.kind != Ledgers::Shared
     }
 
-    fn len(&self) -> u64 {
+    fn entries(&self) -> u64 {
         0
     }
 }

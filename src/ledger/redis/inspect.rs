@@ -58,7 +58,7 @@ pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, Ledg
         memory_used: number("used_memory"),
         append_only: switch("aof_enabled"),
         cluster: switch("cluster_enabled"),
-        entries: ledger.len(),
+        entries: ledger.entries(),
     })
 }
 

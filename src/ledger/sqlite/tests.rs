@@ -329,5 +329,5 @@ async fn conflicting_claim_does_not_fail_its_batch() {
     join_all(mixed).await;
     fixture.finish("a", 1, AttemptResult::Created).await;
     assert!(fixture.is_created("a").await);
-    assert_eq!(fixture.ledger.len(), 11);
+    assert_eq!(fixture.ledger.entries(), 11);
 }

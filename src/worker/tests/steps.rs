@@ -233,7 +233,7 @@ async fn state_of_another_queue_and_foreign_headers_have_no_influence() {
     let headers = [("x-attempts", number(15)), ("x-wtw-attempts", number(15)), ("x-wtw-queue", text("other"))];
     test.handle(with_headers(message("a"), &headers)).await;
     assert_eq!(test.copies(), [("wolkvox.tasks.retry.10s".to_owned(), None, 3, false)]);
-    assert_eq!(test.ledger.len(), 1);
+    assert_eq!(test.ledger.entries(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -128,7 +128,7 @@ impl Ledger for FakeLedger {
         self.is_exclusive.load(Ordering::SeqCst)
     }
 
-    fn len(&self) -> u64 {
-        self.inner.len()
+    fn entries(&self) -> u64 {
+        self.inner.entries()
     }
 }
