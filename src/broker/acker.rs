@@ -12,16 +12,10 @@ use crate::broker::connect::ANSWER_TIMEOUT;
 use crate::broker::{Acker, Delivery, DeliveryGone, Message};
 
 /// Settles the deliveries of one channel.
-pub(super) struct DeliveryAcker {
+struct DeliveryAcker {
     acker: LapinAcker,
     /// The delivery counts as unsettled until this is dropped.
     _unsettled: Option<TaskTrackerToken>,
-}
-
-impl DeliveryAcker {
-    pub(super) fn new(acker: LapinAcker, unsettled: Option<TaskTrackerToken>) -> Box<Self> {
-        Box::new(Self { acker, _unsettled: unsettled })
-    }
 }
 
 impl Acker for DeliveryAcker {
@@ -50,7 +44,7 @@ pub(super) fn receive(
     gone: &CancellationToken,
     unsettled: Option<TaskTrackerToken>,
 ) -> Delivery {
-    let acker = DeliveryAcker::new(received.acker, unsettled);
+    let acker = Box::new(DeliveryAcker { acker: received.acker, _unsettled: unsettled });
     let message = Message {
         body: received.data,
         properties: received.properties,
@@ -69,8 +63,5 @@ pub(super) async fn nack_requeue(acker: &LapinAcker) -> Result<(), DeliveryGone>
 
 /// Only `Ok(true)` means that the answer was sent to RabbitMQ.
 fn settled(result: Result<lapin::Result<bool>, tokio::time::error::Elapsed>) -> Result<(), DeliveryGone> {
-    match result {
-        Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false) | Err(_)) | Err(_) => Err(DeliveryGone),
-    }
+    if matches!(result, Ok(Ok(true))) { Ok(()) } else { Err(DeliveryGone) }
 }
