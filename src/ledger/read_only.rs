@@ -47,11 +47,7 @@ impl ReadOnlyLedger {
     /// The entry whose key begins with `prefix`.
     pub async fn find(&self, prefix: KeyPrefix) -> Result<Option<Entry>, LedgerError> {
         match &self.0 {
-            Store::File(path) => {
-                let path = path.clone();
-                let reading = tokio::task::spawn_blocking(move || sqlite::find(&path, prefix));
-                reading.await.unwrap_or_else(|_| Err(sqlite::stopped()))
-            }
+            Store::File(path) => sqlite::find(path, prefix).await,
             Store::Redis(ledger) => ledger.find(prefix).await,
         }
     }
@@ -60,9 +56,7 @@ impl ReadOnlyLedger {
     pub async fn get(&self, keys: &[Key]) -> Result<Lookup, LedgerError> {
         match &self.0 {
             Store::File(path) => {
-                let (path, keys) = (path.clone(), keys.to_vec());
-                let reading = tokio::task::spawn_blocking(move || sqlite::read_only(&path, &keys));
-                let (about, entries) = reading.await.unwrap_or_else(|_| Err(sqlite::stopped()))?;
+                let (about, entries) = sqlite::read_only(path, keys.to_vec()).await?;
                 Ok(Lookup { entries, about })
             }
             Store::Redis(ledger) => {

@@ -53,13 +53,10 @@ impl SqliteLedger {
     /// Opens the file. If it does not exist, creates it so that only its owner can read it; the folder must exist. A large file
     /// is checked for damage in the background.
     pub async fn open(path: &Path, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
-        let path = path.to_owned();
-        let opening = tokio::task::spawn_blocking(move || Self::open_blocking(&path, limits, clock));
-        opening.await.unwrap_or_else(|_| Err(stopped()))
+        blocking(path, move |file| Self::open_blocking(file, limits, clock)).await
     }
 
-    fn open_blocking(path: &Path, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
-        let file = file::LedgerFile::of(path);
+    fn open_blocking(file: file::LedgerFile, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
         let store = Store::open(&file, limits, clock)?;
         let shared = Arc::new(Shared {
             about: Mutex::new(store.about.clone()),
@@ -108,13 +105,13 @@ impl SqliteLedger {
 }
 
 /// Reads entries from another process: see [`store::read_only`].
-pub(super) fn read_only(path: &Path, keys: &[Key]) -> Result<(About, Vec<Option<Entry>>), LedgerError> {
-    store::read_only(&file::LedgerFile::of(path), keys).map(|(about, _, entries)| (about, entries))
+pub(super) async fn read_only(path: &Path, keys: Vec<Key>) -> Result<(About, Vec<Option<Entry>>), LedgerError> {
+    blocking(path, move |file| store::read_only(&file, &keys).map(|(about, _, entries)| (about, entries))).await
 }
 
-/// Finds an entry by the beginning of its key, from another process.
-pub(super) fn find(path: &Path, prefix: KeyPrefix) -> Result<Option<Entry>, LedgerError> {
-    store::find(&file::LedgerFile::of(path), prefix)
+/// Finds an entry by the beginning of its key, from any process.
+pub(super) async fn find(path: &Path, prefix: KeyPrefix) -> Result<Option<Entry>, LedgerError> {
+    blocking(path, move |file| store::find(&file, prefix)).await
 }
 
 /// The error that there is no file at `path`.
@@ -122,9 +119,14 @@ pub(super) fn missing(path: &Path) -> LedgerError {
     file::LedgerFile::of(path).missing()
 }
 
-/// The error that a thread ended without an answer.
-pub(super) fn stopped() -> LedgerError {
-    LedgerError::new("file", "its thread has ended", "restart the worker")
+/// Runs work that waits for the disk.
+async fn blocking<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce(file::LedgerFile) -> Result<T, LedgerError> + Send + 'static,
+) -> Result<T, LedgerError> {
+    let file = file::LedgerFile::of(path);
+    let working = tokio::task::spawn_blocking(move || work(file));
+    working.await.unwrap_or_else(|_| Err(LedgerError::new("file", "its thread has ended", "restart the worker")))
 }
 
 fn spawn(
@@ -169,12 +171,7 @@ impl Ledger for SqliteLedger {
     }
 
     fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
-        let file = self.shared.file.clone();
-        async move {
-            let reading = tokio::task::spawn_blocking(move || store::find(&file, prefix));
-            reading.await.unwrap_or_else(|_| Err(stopped()))
-        }
-        .boxed()
+        find(&self.shared.file.path, prefix).boxed()
     }
 
     fn about(&self) -> About {
