@@ -8,7 +8,7 @@ mod block_reason;
 pub mod breaker;
 pub mod tokens;
 
-use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex as SyncMutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,6 +23,7 @@ use crate::config;
 use crate::crm::classify::{Classified, Outcome};
 use crate::gate::breaker::{Breaker, HalfOpenId};
 use crate::gate::tokens::{TakenSlot, TokenState, Tokens, UnusableReason};
+use crate::sync::lock;
 
 /// Why the CRM's breaker tripped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,13 +127,13 @@ impl TokenSlot {
 
     /// Whether a request may still be sent: between slot and request other answers may have closed the gate or paused the token.
     pub fn is_usable(&self) -> bool {
-        let mut state = self.gate.lock();
+        let mut state = lock(&self.gate.state);
         (self.is_probe || state.block_reason().is_none()) && state.tokens.is_usable(&self.taken, Instant::now())
     }
 
     /// Counts a request. Returns whether the CRM must be asked before it how much of the token's quota is used.
     pub fn is_quota_check_due(&self) -> bool {
-        self.gate.lock().tokens.is_quota_check_due(&self.taken, Instant::now())
+        lock(&self.gate.state).tokens.is_quota_check_due(&self.taken, Instant::now())
     }
 
     /// Records what the CRM said about the quota: calls a day, calls left, and the time until the reset, if it said that.
@@ -292,19 +293,19 @@ impl Gate {
     /// The ledger was written.
     pub fn ledger_worked(&self) {
         // The usual case. This is called several times for each message.
-        if self.lock().ledger_is_down {
+        if lock(&self.state).ledger_is_down {
             self.update(|state, _| state.ledger_is_down = false);
         }
     }
 
     /// Whether it is closed because the ledger cannot be used.
     pub fn is_ledger_down(&self) -> bool {
-        self.lock().ledger_is_down
+        lock(&self.state).ledger_is_down
     }
 
     /// Removes every token that the CRM repeated in its text. A request can be answered with the words of another one.
     pub fn hide_tokens(&self, classified: &mut Classified) {
-        for secret in self.lock().tokens.secrets() {
+        for secret in lock(&self.state).tokens.secrets() {
             classified.hide(secret.expose_secret());
         }
     }
@@ -321,12 +322,12 @@ impl Gate {
 
     /// Since when it is open, or closed for its present reason.
     pub fn since(&self) -> Timestamp {
-        self.lock().since
+        lock(&self.state).since
     }
 
     /// The latest request that failed for a reason outside its message.
     pub fn last_failure(&self) -> Option<LastFailure> {
-        self.lock().last_failure.clone()
+        lock(&self.state).last_failure.clone()
     }
 
     /// When the next probe of the CRM is due; none if the CRM is not why the gate is closed, and while a probe runs.
@@ -354,7 +355,7 @@ impl Gate {
     /// Changes the state, and reports whether the gate has opened or closed, by this change or because time has passed.
     fn update_quietly<T>(&self, change: impl FnOnce(&mut State, Instant) -> T) -> T {
         let now = Instant::now();
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.tokens.refresh(now);
         let result = change(&mut state, now);
         state.tokens.refresh(now);
@@ -366,10 +367,6 @@ impl Gate {
             (self.on_change)(reason, failure.map(|failed| failed.reason.as_str()));
         }
         result
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn until_midnight(&self) -> Duration {

@@ -15,7 +15,7 @@ pub mod inspect;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -27,6 +27,7 @@ use super::entry::{apply, horizon};
 use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits, new_id};
 use crate::clock::Clock;
 use crate::config::SharedSecret;
+use crate::sync::lock;
 
 /// What all keys of all ledgers begin with.
 pub const PREFIX: &str = "wolkvox-task-worker:";
@@ -107,13 +108,13 @@ impl RedisLedger {
         let _verifying = self.verifying.lock().await;
         if !self.is_verified(&connection) {
             self.verify(&connection).await?;
-            *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
+            *lock(&self.verified) = Some(connection.clone());
         }
         Ok(connection)
     }
 
     fn is_verified(&self, connection: &Connection) -> bool {
-        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        let verified = lock(&self.verified);
         verified.as_ref().is_some_and(|verified| verified.is_same(connection))
     }
 
@@ -167,7 +168,7 @@ impl RedisLedger {
                 return Err(self.manager.contended());
             }
         }
-        *self.about.lock().unwrap_or_else(PoisonError::into_inner) = about;
+        *lock(&self.about) = about;
         Ok(())
     }
 
@@ -228,7 +229,7 @@ impl RedisLedger {
                 Replaced::Changed(found) => seen = found,
                 Replaced::OtherLedger => {
                     // Redis was emptied, or may have lost writes: read again what the ledger knows about itself.
-                    *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    *lock(&self.verified) = None;
                     seen = self.read(key).await?;
                     if let Change::Claim { new, .. } = change {
                         // The decision used a proof that no longer holds, so the claim conflicts; unless it was written
@@ -313,12 +314,12 @@ impl Ledger for RedisLedger {
     }
 
     fn about(&self) -> About {
-        self.about.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.about).clone()
     }
 
     fn reload_about(&self) -> BoxFuture<'_, Result<About, LedgerError>> {
         async move {
-            *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *lock(&self.verified) = None;
             self.verified_connection().await?;
             Ok(self.about())
         }
@@ -331,10 +332,10 @@ impl Ledger for RedisLedger {
             let _verifying = self.verifying.lock().await;
             let is_set = self.write_about(&connection, &seen, &about, "").await?;
             if is_set {
-                *self.about.lock().unwrap_or_else(PoisonError::into_inner) = about;
+                *lock(&self.about) = about;
             } else {
                 // The next query reads it again.
-                *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                *lock(&self.verified) = None;
             }
             Ok(is_set)
         }

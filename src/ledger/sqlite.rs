@@ -12,7 +12,7 @@ mod tests;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ pub use self::inspect::{FileState, inspect};
 use self::store::{Operation, Store, Work};
 use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits};
 use crate::clock::Clock;
+use crate::sync::lock;
 
 /// How many operations can wait for the thread; callers with more wait for room.
 const QUEUE_CAPACITY: usize = 1024;
@@ -72,7 +73,7 @@ impl SqliteLedger {
             // It ends by itself. The process does not wait for it.
             spawn(&shared.file, "ledger-check", move || {
                 if let Err(error) = store::check_whole(&state.file) {
-                    *state.damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    *lock(&state.damage) = Some(error);
                 }
             })?;
         }
@@ -81,7 +82,7 @@ impl SqliteLedger {
 
     /// Gives an operation to the thread and waits for its result.
     async fn run(&self, work: Work) -> Result<Changed, LedgerError> {
-        let damage = self.shared.damage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let damage = lock(&self.shared.damage).clone();
         if let Some(damage) = damage {
             return Err(damage);
         }
@@ -149,7 +150,7 @@ fn run(mut queue: mpsc::Receiver<Operation>, mut store: Store, shared: &Shared) 
         }
         let answers = store.carry_out(&batch);
         shared.entries.store(store.entries, Ordering::Relaxed);
-        shared.about.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&store.about);
+        lock(&shared.about).clone_from(&store.about);
         match answers {
             Ok(answers) => batch.drain(..).zip(answers).for_each(|(waiting, answer)| drop(waiting.reply.send(answer))),
             Err(error) => batch.drain(..).for_each(|waiting| drop(waiting.reply.send(Err(error.clone())))),
@@ -175,7 +176,7 @@ impl Ledger for SqliteLedger {
     }
 
     fn about(&self) -> About {
-        self.shared.about.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.shared.about).clone()
     }
 
     fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {

@@ -1,7 +1,7 @@
 //! One connection to Redis, which everything in the process shares. It is opened again after a failure. Errors say what to do.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -12,6 +12,7 @@ use url::Url;
 
 use crate::config::SharedSecret;
 use crate::ledger::LedgerError;
+use crate::sync::lock;
 use crate::{net, tls};
 
 /// Longest wait for name, connection, TLS and login.
@@ -84,7 +85,7 @@ impl ConnectionManager {
         };
         if answer.as_ref().is_err_and(|error| !is_forbidden(error)) {
             // Also after a refusal: the server may have become a replica, and a new connection can lead to the new master.
-            let mut current = self.current();
+            let mut current = lock(&self.current);
             if current.as_ref().is_some_and(|used| used.is_same(on)) {
                 *current = None;
             }
@@ -94,12 +95,12 @@ impl ConnectionManager {
 
     /// The connection in use, or a new one.
     pub(super) async fn connection(&self) -> Result<Connection, LedgerError> {
-        if let Some(shared) = self.current().clone() {
+        if let Some(shared) = lock(&self.current).clone() {
             return Ok(shared);
         }
         let connecting = async {
             let _connecting = self.connecting.lock().await;
-            if let Some(shared) = self.current().clone() {
+            if let Some(shared) = lock(&self.current).clone() {
                 return Ok(shared);
             }
             let config = AsyncConnectionConfig::new()
@@ -109,17 +110,13 @@ impl ConnectionManager {
             let client = self.client()?;
             let made = client.get_multiplexed_async_connection_with_config(&config).await;
             let shared = Connection(Arc::new(made.map_err(|error| self.explain(&error))?));
-            *self.current() = Some(shared.clone());
+            *lock(&self.current) = Some(shared.clone());
             Ok(shared)
         };
         match timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(made) => made,
             Err(_) => Err(self.error(format_args!("no connection within {CONNECT_TIMEOUT:?}"), UNREACHABLE)),
         }
-    }
-
-    fn current(&self) -> MutexGuard<'_, Option<Connection>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
