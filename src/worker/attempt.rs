@@ -36,26 +36,20 @@ impl Worker {
         d: &DeliveryContext<'_>,
         plan: &SendPlan,
     ) -> Result<(TokenSlot, Option<OwnedMutexGuard<()>>), Abort> {
-        let acquired = self.wait_for_slot(d, plan).await;
+        let acquiring = async {
+            d.aborted()?;
+            let suspects = match plan.is_suspect {
+                true => Some(d.wait(d.deadline, self.ids.lock_suspects()).await?),
+                false => None,
+            };
+            let slot = d.wait(d.deadline, self.gate.acquire()).await?;
+            d.aborted().map(|()| (slot, suspects))
+        };
+        let acquired = acquiring.await;
         if matches!(acquired, Err(Abort::Deadline)) {
             self.record_doubt(d, plan).await;
         }
         acquired
-    }
-
-    async fn wait_for_slot(
-        &self,
-        d: &DeliveryContext<'_>,
-        plan: &SendPlan,
-    ) -> Result<(TokenSlot, Option<OwnedMutexGuard<()>>), Abort> {
-        d.aborted()?;
-        let suspects = match plan.is_suspect {
-            true => Some(d.wait(d.deadline, self.ids.lock_suspects()).await?),
-            false => None,
-        };
-        let slot = d.wait(d.deadline, self.gate.acquire()).await?;
-        d.aborted()?;
-        Ok((slot, suspects))
     }
 
     /// In strict mode a probe asks tokenInformation.php first, because a message must not be sent to a CRM that may not work. The
