@@ -75,14 +75,8 @@ impl KeyPrefix {
 
     /// The first and the last key that begin with these bits.
     pub fn range(self) -> (Key, Key) {
-        let (mut first, mut last) = ([0; 16], [0xff; 16]);
-        for (to, from) in first.iter_mut().zip((self.0 << 4).to_be_bytes()) {
-            *to = from;
-        }
-        for (to, from) in last.iter_mut().zip((self.0 << 4 | 0xf).to_be_bytes()) {
-            *to = from;
-        }
-        (Key(first), Key(last))
+        let first = u128::from(self.0) << 68;
+        (Key(first.to_be_bytes()), Key((first | u128::MAX >> 60).to_be_bytes()))
     }
 }
 
