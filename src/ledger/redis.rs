@@ -15,7 +15,7 @@ pub mod inspect;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -115,7 +115,7 @@ impl RedisLedger {
 
     fn is_verified(&self, connection: &Connection) -> bool {
         let verified = lock(&self.verified);
-        verified.as_ref().is_some_and(|verified| verified.is_same(connection))
+        verified.as_ref().is_some_and(|verified| Arc::ptr_eq(verified, connection))
     }
 
     /// Reads what the ledger knows about itself, and compares the server's replication id with the stored one. Another id means
@@ -211,7 +211,8 @@ impl RedisLedger {
 
     fn decode(&self, text: &str) -> Result<Option<Entry>, LedgerError> {
         let entry = (!text.is_empty()).then(|| serde_json::from_str(text)).transpose();
-        let entry: Option<Entry> = entry.map_err(|_| self.manager.unreadable_entry())?;
+        let advice = "name a database in ledger.url that only the workers write to";
+        let entry: Option<Entry> = entry.map_err(|_| self.manager.error("an entry cannot be read", advice))?;
         Ok(entry.filter(|entry| !entry.is_expired(self.clock.now(), self.limits.retention)))
     }
 

@@ -35,15 +35,7 @@ pub(super) struct ConnectionManager {
 }
 
 /// A connection that can be used by many at the same time.
-#[derive(Clone)]
-pub(super) struct Connection(Arc<MultiplexedConnection>);
-
-impl Connection {
-    /// Whether both are the same connection.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
+pub(super) type Connection = Arc<MultiplexedConnection>;
 
 /// Whether the user lacks the right to a command. The connection stays usable.
 pub(super) fn is_forbidden(error: &RedisError) -> bool {
@@ -78,7 +70,7 @@ impl ConnectionManager {
 
     /// As [`ConnectionManager::query_on`], with the library's error.
     pub(super) async fn try_query_on<T: FromRedisValue>(&self, on: &Connection, query: &Query) -> RedisResult<T> {
-        let mut connection = MultiplexedConnection::clone(&on.0);
+        let mut connection = MultiplexedConnection::clone(on);
         let answer = match query {
             Query::Command(command) => command.query_async(&mut connection).await,
             Query::Pipeline(commands) => commands.query_async(&mut connection).await,
@@ -86,7 +78,7 @@ impl ConnectionManager {
         if answer.as_ref().is_err_and(|error| !is_forbidden(error)) {
             // Also after a refusal: the server may have become a replica, and a new connection can lead to the new master.
             let mut current = lock(&self.current);
-            if current.as_ref().is_some_and(|used| used.is_same(on)) {
+            if current.as_ref().is_some_and(|used| Arc::ptr_eq(used, on)) {
                 *current = None;
             }
         }
@@ -109,8 +101,8 @@ impl ConnectionManager {
                 .set_pipeline_buffer_size(PIPELINE_CAPACITY);
             let client = self.client()?;
             let made = client.get_multiplexed_async_connection_with_config(&config).await;
-            let shared = Connection(Arc::new(made.map_err(|error| self.explain(&error))?));
-            *lock(&self.current) = Some(shared.clone());
+            let shared = Arc::new(made.map_err(|error| self.explain(&error))?);
+            *lock(&self.current) = Some(Arc::clone(&shared));
             Ok(shared)
         };
         match timeout(CONNECT_TIMEOUT, connecting).await {
@@ -130,7 +122,7 @@ const UNREACHABLE: &str = "start Redis, or correct host and port in ledger.url";
 
 /// Errors that say what went wrong and what to do.
 impl ConnectionManager {
-    fn error(&self, problem: impl fmt::Display, advice: &'static str) -> LedgerError {
+    pub(super) fn error(&self, problem: impl fmt::Display, advice: &'static str) -> LedgerError {
         LedgerError::new(&self.address, problem, advice)
     }
 
@@ -170,10 +162,6 @@ impl ConnectionManager {
             format_args!("it has format {found:?}, and this version knows format {known}"),
             "run the version that wrote it, or name another database in ledger.url",
         )
-    }
-
-    pub(super) fn unreadable_entry(&self) -> LedgerError {
-        self.error("an entry cannot be read", "name a database in ledger.url that only the workers write to")
     }
 
     pub(super) fn contended(&self) -> LedgerError {
