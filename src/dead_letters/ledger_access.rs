@@ -142,9 +142,9 @@ async fn directly(
     ids: &[String],
 ) -> Result<(Vec<LedgerEntry>, bool), String> {
     let keys: Vec<Key> = ids.iter().map(|id| Key::new(queue, operation, id)).collect();
-    let lookup = ledger.get(&keys).await.map_err(|error| error.to_string())?;
-    let entries = ids.iter().zip(&lookup.entries).map(|(id, entry)| LedgerEntry::new(id, entry.as_ref()));
-    Ok((entries.collect(), lookup.about.proves_unsent))
+    let (about, found) = ledger.get(&keys).await.map_err(|error| error.to_string())?;
+    let entries = ids.iter().zip(&found).map(|(id, entry)| LedgerEntry::new(id, entry.as_ref()));
+    Ok((entries.collect(), about.proves_unsent))
 }
 
 /// Whether a message's task exists. `possibly_created` is the message's own statement, `is_from_broker` says that RabbitMQ

@@ -14,14 +14,6 @@ enum Store {
     Redis(Box<redis::RedisLedger>),
 }
 
-/// The entries of some messages, and what the ledger knows about itself.
-pub struct Lookup {
-    /// The entries, in the order of the keys that were asked for.
-    pub entries: Vec<Option<Entry>>,
-    /// What the ledger knows about itself.
-    pub about: About,
-}
-
 impl ReadOnlyLedger {
     /// Opens the configured ledger for reading. Only the worker can read a ledger in its memory.
     pub async fn open(config: &config::Ledger) -> Result<Self, String> {
@@ -52,19 +44,17 @@ impl ReadOnlyLedger {
         }
     }
 
-    /// The entries of some messages. Expired entries are among them until the worker has removed them.
-    pub async fn get(&self, keys: &[Key]) -> Result<Lookup, LedgerError> {
+    /// What the ledger knows about itself, and the entries of some messages. Expired entries are among them until the worker has
+    /// removed them.
+    pub async fn get(&self, keys: &[Key]) -> Result<(About, Vec<Option<Entry>>), LedgerError> {
         match &self.0 {
-            Store::File(path) => {
-                let (about, entries) = sqlite::read_only(path, keys.to_vec()).await?;
-                Ok(Lookup { entries, about })
-            }
+            Store::File(path) => sqlite::read_only(path, keys.to_vec()).await,
             Store::Redis(ledger) => {
                 let mut entries = Vec::with_capacity(keys.len());
                 for key in keys {
                     entries.push(ledger.get(key).await?);
                 }
-                Ok(Lookup { entries, about: ledger.about() })
+                Ok((ledger.about(), entries))
             }
         }
     }

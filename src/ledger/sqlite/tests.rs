@@ -241,11 +241,10 @@ async fn reader_sees_written_entries_and_creates_no_file() {
     let keys = [key("a"), key("c"), key("b")];
     let expected = vec![fixture.get("a").await, None, fixture.get("b").await];
     let about = fixture.ledger.about();
-    let lookup = reader.get(&keys).await.unwrap();
-    assert_eq!((&lookup.entries, &lookup.about), (&expected, &about));
+    let expected = (about, expected);
+    assert_eq!(reader.get(&keys).await.unwrap(), expected);
     drop(fixture);
-    let lookup = reader.get(&keys).await.unwrap();
-    assert_eq!((lookup.entries, lookup.about), (expected, about));
+    assert_eq!(reader.get(&keys).await.unwrap(), expected);
     assert!(!with_suffix(&path, "-wal").exists() && !with_suffix(&path, "-shm").exists());
 }
 
@@ -259,7 +258,7 @@ async fn unusable_ledger_paths_say_why_and_what_to_do() {
     let odd = folder.file("a ?mode=ro&x#y%25 'ñ'");
     claim_first(&open(&odd).await, 0).await.unwrap();
     let reader = ReadOnlyLedger::open(&config(&odd)).await.unwrap();
-    assert!(reader.get(&[key(0_u32.to_be_bytes())]).await.unwrap().entries[0].is_some());
+    assert!(reader.get(&[key(0_u32.to_be_bytes())]).await.unwrap().1[0].is_some());
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 2, "the file and its lock");
 }
 
