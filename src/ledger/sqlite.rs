@@ -37,8 +37,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// See the module's documentation.
 pub struct SqliteLedger {
     shared: Arc<Shared>,
-    operations: Option<mpsc::Sender<Operation>>,
-    thread: Option<JoinHandle<()>>,
+    /// None only while the ledger is dropped.
+    thread: Option<(mpsc::Sender<Operation>, JoinHandle<()>)>,
 }
 
 /// What the database's thread shows to the others.
@@ -77,7 +77,7 @@ impl SqliteLedger {
                 }
             })?;
         }
-        Ok(Self { shared, operations: Some(operations), thread: Some(thread) })
+        Ok(Self { shared, thread: Some((operations, thread)) })
     }
 
     /// Gives an operation to the thread and waits for its result.
@@ -89,8 +89,8 @@ impl SqliteLedger {
         let (reply, answer) = oneshot::channel();
         let operation = Operation { work, reply };
         let answered = async {
-            match &self.operations {
-                Some(operations) if operations.send(operation).await.is_ok() => answer.await.ok(),
+            match &self.thread {
+                Some((operations, _)) if operations.send(operation).await.is_ok() => answer.await.ok(),
                 _ => None,
             }
         };
@@ -195,8 +195,8 @@ impl Ledger for SqliteLedger {
 impl Drop for SqliteLedger {
     fn drop(&mut self) {
         // Without a sender the thread ends and frees the file for the next owner.
-        self.operations = None;
-        if let Some(thread) = self.thread.take() {
+        if let Some((operations, thread)) = self.thread.take() {
+            drop(operations);
             let _ = thread.join();
         }
     }

@@ -52,9 +52,9 @@ impl LedgerFile {
         Self { path, location }
     }
 
-    fn lock_path(&self) -> PathBuf {
+    fn with_suffix(&self, suffix: &str) -> PathBuf {
         let mut name = self.path.as_os_str().to_owned();
-        name.push(".lock");
+        name.push(suffix);
         name.into()
     }
 
@@ -62,7 +62,7 @@ impl LedgerFile {
     /// killed.
     pub(super) fn lock(&self) -> Result<Lock, LedgerError> {
         self.refuse_network()?;
-        let file = self.open_private(&self.lock_path())?;
+        let file = self.open_private(&self.with_suffix(".lock"))?;
         match file.try_lock() {
             Ok(()) => Ok(Lock(file)),
             Err(fs::TryLockError::WouldBlock) => Err(self.error(
@@ -75,7 +75,7 @@ impl LedgerFile {
 
     /// Whether another process has the lock.
     pub(super) fn is_locked(&self) -> bool {
-        let Ok(file) = OpenOptions::new().read(true).open(self.lock_path()) else {
+        let Ok(file) = OpenOptions::new().read(true).open(self.with_suffix(".lock")) else {
             return false;
         };
         let locked = file.try_lock();
@@ -97,10 +97,8 @@ impl LedgerFile {
     /// The URI for reading the file. Without a -wal file no process has it open. It is then opened as immutable, which creates no
     /// other files and works on a read-only file system.
     pub(super) fn read_uri(&self) -> String {
-        let mut wal = self.path.as_os_str().to_owned();
-        wal.push("-wal");
         let path = self.path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
-        let immutable = if Path::new(&wal).exists() { "" } else { "?immutable=1" };
+        let immutable = if self.with_suffix("-wal").exists() { "" } else { "?immutable=1" };
         format!("file:{path}{immutable}")
     }
 
