@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{Mutex, Notify};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, timeout_at};
 
 pub use self::block_reason::BlockReason;
 use crate::clock::Clock;
@@ -260,16 +260,11 @@ impl Gate {
                 Ok(slot) => return slot,
                 Err(next) => next,
             };
-            let due = async {
-                match next {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
+            match next {
+                Some(at) => {
+                    let _ = timeout_at(at, changed).await;
                 }
-            };
-            tokio::select! {
-                biased;
-                () = changed => {}
-                () = due => {}
+                None => changed.await,
             }
         }
     }
