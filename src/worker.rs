@@ -13,7 +13,6 @@ pub mod recorder;
 mod report;
 
 use std::ops::ControlFlow;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,15 +99,8 @@ impl Worker {
     /// Processes deliveries until `stop`, then requeues the rest. Each runs as a task of `tasks`; their number is bounded
     /// by the prefetch.
     pub async fn run(self: Arc<Self>, mut deliveries: mpsc::Receiver<Delivery>, tasks: TaskTracker) {
-        let stop = self.stop.clone();
-        let mut stopped = pin!(stop.cancelled());
-        loop {
-            let delivery = tokio::select! {
-                biased;
-                () = &mut stopped => break,
-                delivery = deliveries.recv() => delivery,
-            };
-            let Some(delivery) = delivery else { return };
+        while let Some(received) = self.stop.run_until_cancelled(deliveries.recv()).await {
+            let Some(delivery) = received else { return };
             let unsettled = self.ownership.arrived(delivery.message.was_delivered_before());
             if delivery.message.is_oversized() {
                 // One at a time, so that only one such body is in memory.

@@ -126,10 +126,6 @@ impl Recorder {
                 }
             }
         };
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = watching => {}
-        }
+        let _: Option<()> = stop.run_until_cancelled(watching).await;
     }
 }
