@@ -198,11 +198,7 @@ fn make_tables(connection: &mut Connection) -> rusqlite::Result<(About, u64)> {
     transaction.execute_batch(TABLES)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
-    let first = About::new();
-    transaction.execute(
-        "INSERT OR IGNORE INTO about VALUES (1, ?1, ?2, ?3, ?4, ?5, NULL)",
-        params![first.id, first.proves_unsent, first.other_owner, first.epoch, first.identities],
-    )?;
+    transaction.execute("INSERT OR IGNORE INTO about VALUES (1, ?1, 0, 0, 0, '', NULL)", [About::new().id])?;
     let about = read_about(&transaction)?;
     let entries: i64 = transaction.query_row("SELECT count(*) FROM entry", [], |row| row.get(0))?;
     transaction.commit()?;
