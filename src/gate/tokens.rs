@@ -155,15 +155,9 @@ impl Tokens {
 
     /// Why no token is in use; none while one is.
     pub fn all_suspended(&self) -> Option<UnusableReason> {
-        let causes = || self.list.iter().map(|token| token.breaker.cause());
-        if causes().any(|cause| cause.is_none()) {
-            return None;
-        }
-        Some(if causes().any(|cause| cause == Some(UnusableReason::Quota)) {
-            UnusableReason::Quota
-        } else {
-            UnusableReason::Unauthorized
-        })
+        let causes: Vec<_> = self.list.iter().map(|token| token.breaker.cause()).collect::<Option<_>>()?;
+        let has_quota = causes.contains(&UnusableReason::Quota);
+        Some(if has_quota { UnusableReason::Quota } else { UnusableReason::Unauthorized })
     }
 
     /// Takes a free slot of a usable token, or of a suspended one whose next try is due.
