@@ -137,7 +137,9 @@ impl RedisLedger {
             self.manager.query_on(connection, &Query::Pipeline(first)).await?;
         let text = |name: &str| found.get(name).cloned().unwrap_or_default();
         if found.get("format").is_some_and(|format| format != FORMAT) {
-            return Err(self.manager.other_format(&text("format"), FORMAT));
+            let problem = format!("it has format {:?}, and this version knows format {FORMAT}", text("format"));
+            let advice = "run the version that wrote it, or name another database in ledger.url";
+            return Err(self.manager.error(problem, advice));
         }
         let mut about = About {
             id: text("id"),

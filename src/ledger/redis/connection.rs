@@ -157,13 +157,6 @@ impl ConnectionManager {
         self.error(said, advice)
     }
 
-    pub(super) fn other_format(&self, found: &str, known: &str) -> LedgerError {
-        self.error(
-            format_args!("it has format {found:?}, and this version knows format {known}"),
-            "run the version that wrote it, or name another database in ledger.url",
-        )
-    }
-
     pub(super) fn contended(&self) -> LedgerError {
         self.error(
             "other workers keep changing the same entry",
