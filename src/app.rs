@@ -285,7 +285,7 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, 
         operation: config.crm.operation.as_deref().unwrap_or_default().into(),
         gate,
         ids: InFlightIds::default(),
-        events,
+        telemetry,
         clock: Clock::system(),
         stop: parts.stop,
     }
@@ -304,7 +304,7 @@ async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationT
         };
         let error = match opened {
             Ok(ledger) => {
-                status.events.ledger_has(ledger.entries());
+                status.telemetry.ledger_has(ledger.entries());
                 status.serves(config, Arc::clone(&ledger));
                 status.ledger(None);
                 return Some(ledger);

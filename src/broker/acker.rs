@@ -24,7 +24,7 @@ impl Acker for DeliveryAcker {
     }
 
     fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
-        Box::pin(async move { settled(timeout(ANSWER_TIMEOUT, self.acker.ack(BasicAckOptions::default())).await) })
+        Box::pin(async move { ack(&self.acker).await })
     }
 
     fn nack_requeue(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
@@ -54,6 +54,11 @@ pub(super) fn receive(
         delivery_tag: received.delivery_tag,
     };
     Delivery { message: Box::new(message), acker, gone: gone.clone() }
+}
+
+/// Acks a delivery of a queue.
+pub(super) async fn ack(acker: &LapinAcker) -> Result<(), DeliveryGone> {
+    settled(timeout(ANSWER_TIMEOUT, acker.ack(BasicAckOptions::default())).await)
 }
 
 /// Returns a delivery to its queue.

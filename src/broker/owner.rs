@@ -3,10 +3,10 @@
 use lapin::Connection;
 use lapin::options::BasicGetOptions;
 
-use crate::broker::acker::{DeliveryAcker, nack_requeue};
+use crate::broker::acker::{ack, nack_requeue};
 use crate::broker::connect::{BrokerError, bounded, open_channel};
 use crate::broker::topology::{owner_queue, short};
-use crate::broker::{Acker as _, CompareOwners, Owners, Properties, Publish};
+use crate::broker::{CompareOwners, Owners, Properties, Publish};
 
 /// More ids than the queue ever holds.
 const MAX_OWNERS: usize = 16;
@@ -58,7 +58,7 @@ pub(super) async fn take_ownership(
             OwnerError::Unusable(format!("cannot record the owner of the queue in {queue}: {error}"))
         })?;
         for delivery in found {
-            let _ = DeliveryAcker::new(delivery.acker, None).ack().await;
+            let _ = ack(&delivery.acker).await;
         }
     } else {
         for delivery in found {

@@ -28,8 +28,13 @@ pub struct Recorder {
 
 impl Recorder {
     /// Uses `ledger`. Its failures close `gate`. Failed writes are retried in tasks of `background`.
-    pub fn new(ledger: Arc<dyn Ledger>, gate: Arc<Gate>, telemetry: Arc<Telemetry>, background: TaskTracker) -> Arc<Self> {
-        Arc::new(Self { ledger, gate, events, background })
+    pub fn new(
+        ledger: Arc<dyn Ledger>,
+        gate: Arc<Gate>,
+        telemetry: Arc<Telemetry>,
+        background: TaskTracker,
+    ) -> Arc<Self> {
+        Arc::new(Self { ledger, gate, telemetry, background })
     }
 
     /// The ledger.

@@ -228,7 +228,7 @@ impl World {
             operation: config.crm.operation.as_deref().unwrap_or_default().into(),
             gate,
             ids: InFlightIds::default(),
-            events,
+            telemetry,
             clock,
             stop: process.stop.clone(),
         }

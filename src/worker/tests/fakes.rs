@@ -237,7 +237,7 @@ impl TestWorker {
             owner: Owner(fastrand::u64(..)),
             operation: "demo".into(),
             ids: InFlightIds::default(),
-            events,
+            telemetry,
             clock,
             stop: stop.clone(),
         };
