@@ -100,7 +100,7 @@ impl fmt::Display for Key {
 
 /// What the ledger knows about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct About {
+pub struct LedgerMetadata {
     /// Random; set when the ledger is created. Another ledger, or this one after it was emptied, has another id.
     pub id: String,
     /// Whether "no entry" proves that nothing was sent.
@@ -116,7 +116,7 @@ pub struct About {
     pub last_change: Option<Timestamp>,
 }
 
-impl About {
+impl LedgerMetadata {
     /// What a new ledger knows about itself.
     fn new() -> Self {
         Self {
@@ -148,16 +148,16 @@ pub trait Ledger: Send + Sync {
     fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>>;
 
     /// What the ledger knows about itself, as last read or written.
-    fn about(&self) -> About;
+    fn about(&self) -> LedgerMetadata;
 
     /// What the ledger knows about itself, read again, because another worker may have changed it.
-    fn reload_about(&self) -> BoxFuture<'_, Result<About, LedgerError>> {
+    fn reload_about(&self) -> BoxFuture<'_, Result<LedgerMetadata, LedgerError>> {
         Box::pin(async { Ok(self.about()) })
     }
 
     /// Replaces what the ledger knows about itself, except `last_change`, if it is still what the caller has `seen`. Returns
     /// whether it was replaced. Durable when this returns.
-    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>>;
+    fn set_about(&self, seen: LedgerMetadata, about: LedgerMetadata) -> BoxFuture<'_, Result<bool, LedgerError>>;
 
     /// Finds out whether the ledger can be written, by a write that changes nothing.
     fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
@@ -171,12 +171,12 @@ pub trait Ledger: Send + Sync {
     /// The number of entries after the latest change by this process. Reads a counter, not the store.
     fn entries(&self) -> u64;
 
-    /// See [`About::proves_unsent`].
+    /// See [`LedgerMetadata::proves_unsent`].
     fn proves_unsent(&self) -> bool {
         self.about().proves_unsent
     }
 
-    /// See [`About::epoch`].
+    /// See [`LedgerMetadata::epoch`].
     fn epoch(&self) -> u32 {
         self.about().epoch
     }
@@ -211,7 +211,7 @@ pub async fn open(config: &config::Ledger, clock: Clock) -> Result<Arc<dyn Ledge
 
 /// Gives a ledger that was restored from a backup a new id, so that "no entry" proves nothing about what was
 /// sent after the backup. Returns what the ledger knows about itself, before and after.
-pub async fn renew_id(config: &config::Ledger, clock: Clock) -> Result<(About, About), LedgerError> {
+pub async fn renew_id(config: &config::Ledger, clock: Clock) -> Result<(LedgerMetadata, LedgerMetadata), LedgerError> {
     match &config.store {
         config::LedgerStore::Memory => {
             return Err(LedgerError::new(
@@ -225,7 +225,7 @@ pub async fn renew_id(config: &config::Ledger, clock: Clock) -> Result<(About, A
     }
     let ledger = open(config, clock).await?;
     let old = ledger.about();
-    let new = About { id: new_id(), proves_unsent: false, epoch: old.epoch.saturating_add(1), ..old.clone() };
+    let new = LedgerMetadata { id: new_id(), proves_unsent: false, epoch: old.epoch.saturating_add(1), ..old.clone() };
     if ledger.set_about(old.clone(), new.clone()).await? {
         return Ok((old, new));
     }

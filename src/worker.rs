@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use self::attempt::TOKEN_INFORMATION;
+pub(crate) use self::attempt::TOKEN_INFORMATION_TIMEOUT;
 use self::decide::{Decision, SendPlan, decide};
 use self::delivery::{Abort, DeliveryContext};
 pub use self::in_flight::InFlightIds;

@@ -8,7 +8,7 @@ use crate::config::{Config, LedgerStore};
 use crate::count::counted;
 use crate::duration::format;
 use crate::retry::{JITTER, Schedule};
-use crate::worker::{ORPHAN_MARGIN, TOKEN_INFORMATION};
+use crate::worker::{ORPHAN_MARGIN, TOKEN_INFORMATION_TIMEOUT};
 
 /// RabbitMQ's default `consumer_timeout`. AMQP cannot read the real value.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -56,7 +56,7 @@ fn hold(config: &Config, findings: &mut Findings) {
         _ if Schedule::from(&config.retry).reaches(config.retry.retry_after_max) => config.retry.immediate_max,
         _ => config.retry.immediate_max.max(config.retry.retry_after_max),
     };
-    let after = (TOKEN_INFORMATION + pause.mul_f64(1.0 + JITTER)).max(ORPHAN_MARGIN);
+    let after = (TOKEN_INFORMATION_TIMEOUT + pause.mul_f64(1.0 + JITTER)).max(ORPHAN_MARGIN);
     let longest = config.gate.hold + config.crm.request_timeout + after;
     let message = format!(
         "a delivery may stay unsettled for {}; RabbitMQ takes it back after its consumer timeout, which AMQP does not \

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 use super::entry::{apply, horizon};
-use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits};
+use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits};
 use crate::clock::Clock;
 use crate::sync::lock;
 
@@ -26,13 +26,13 @@ struct State {
     entries: HashMap<Key, Entry>,
     /// The entries without an open claim, sorted by age.
     closed: BTreeSet<(Timestamp, Key)>,
-    about: About,
+    about: LedgerMetadata,
 }
 
 impl MemoryLedger {
     /// An empty ledger.
     pub fn new(limits: Limits, clock: Clock) -> Self {
-        let state = State { entries: HashMap::new(), closed: BTreeSet::new(), about: About::new() };
+        let state = State { entries: HashMap::new(), closed: BTreeSet::new(), about: LedgerMetadata::new() };
         Self { state: Mutex::new(state), limits, clock }
     }
 
@@ -98,16 +98,16 @@ impl Ledger for MemoryLedger {
         .boxed()
     }
 
-    fn about(&self) -> About {
+    fn about(&self) -> LedgerMetadata {
         lock(&self.state).about.clone()
     }
 
-    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
+    fn set_about(&self, seen: LedgerMetadata, about: LedgerMetadata) -> BoxFuture<'_, Result<bool, LedgerError>> {
         async move {
             let mut state = lock(&self.state);
             let is_same = state.about.proves_the_same(&seen);
             if is_same {
-                state.about = About { last_change: state.about.last_change, ..about };
+                state.about = LedgerMetadata { last_change: state.about.last_change, ..about };
             }
             Ok(is_same)
         }

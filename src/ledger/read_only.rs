@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{About, Entry, Key, KeyPrefix, Ledger as _, LedgerError, Limits, redis, sqlite};
+use super::{Entry, Key, KeyPrefix, Ledger as _, LedgerError, LedgerMetadata, Limits, redis, sqlite};
 use crate::clock::Clock;
 use crate::config;
 
@@ -46,7 +46,7 @@ impl ReadOnlyLedger {
 
     /// What the ledger knows about itself, and the entries of some messages. Expired entries are among them until the worker has
     /// removed them.
-    pub async fn get(&self, keys: &[Key]) -> Result<(About, Vec<Option<Entry>>), LedgerError> {
+    pub async fn get(&self, keys: &[Key]) -> Result<(LedgerMetadata, Vec<Option<Entry>>), LedgerError> {
         match &self.0 {
             Store::File(path) => sqlite::read_only(path, keys.to_vec()).await,
             Store::Redis(ledger) => {

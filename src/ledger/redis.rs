@@ -24,7 +24,7 @@ use redis::FromRedisValue;
 
 use self::connection::{Connection, ConnectionManager, Query};
 use super::entry::{apply, horizon};
-use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits, new_id};
+use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits, new_id};
 use crate::clock::Clock;
 use crate::config::SharedSecret;
 use crate::sync::lock;
@@ -58,7 +58,7 @@ pub struct RedisLedger {
     verified: Mutex<Option<Connection>>,
     /// Held while `about` is read or replaced, so that an older value never replaces a newer one.
     verifying: tokio::sync::Mutex<()>,
-    about: Mutex<About>,
+    about: Mutex<LedgerMetadata>,
     entries: AtomicU64,
     limits: Limits,
     clock: Clock,
@@ -89,7 +89,7 @@ impl RedisLedger {
             keys,
             verified: Mutex::default(),
             verifying: tokio::sync::Mutex::default(),
-            about: Mutex::new(About { id: String::new(), ..About::new() }),
+            about: Mutex::new(LedgerMetadata { id: String::new(), ..LedgerMetadata::new() }),
             entries: AtomicU64::new(0),
             limits,
             clock,
@@ -141,7 +141,7 @@ impl RedisLedger {
             let advice = "run the version that wrote it, or name another database in ledger.url";
             return Err(self.manager.error(problem, advice));
         }
-        let mut about = About {
+        let mut about = LedgerMetadata {
             id: text("id"),
             proves_unsent: text("proves_unsent") == "1",
             other_owner: text("other_owner") == "1",
@@ -178,8 +178,8 @@ impl RedisLedger {
     async fn write_about(
         &self,
         connection: &Connection,
-        seen: &About,
-        about: &About,
+        seen: &LedgerMetadata,
+        about: &LedgerMetadata,
         replication: &str,
     ) -> Result<bool, LedgerError> {
         let mut call = redis::cmd("EVAL");
@@ -316,11 +316,11 @@ impl Ledger for RedisLedger {
         .boxed()
     }
 
-    fn about(&self) -> About {
+    fn about(&self) -> LedgerMetadata {
         lock(&self.about).clone()
     }
 
-    fn reload_about(&self) -> BoxFuture<'_, Result<About, LedgerError>> {
+    fn reload_about(&self) -> BoxFuture<'_, Result<LedgerMetadata, LedgerError>> {
         async move {
             *lock(&self.verified) = None;
             self.verified_connection().await?;
@@ -329,7 +329,7 @@ impl Ledger for RedisLedger {
         .boxed()
     }
 
-    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
+    fn set_about(&self, seen: LedgerMetadata, about: LedgerMetadata) -> BoxFuture<'_, Result<bool, LedgerError>> {
         async move {
             let connection = self.verified_connection().await?;
             let _verifying = self.verifying.lock().await;

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 pub use self::inspect::{FileState, inspect};
 use self::store::{Operation, Store, Work};
-use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits};
+use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits};
 use crate::clock::Clock;
 use crate::sync::lock;
 
@@ -44,7 +44,7 @@ pub struct SqliteLedger {
 /// What the database's thread shows to the others.
 struct Shared {
     file: file::LedgerFile,
-    about: Mutex<About>,
+    about: Mutex<LedgerMetadata>,
     entries: AtomicU64,
     /// The damage that the background check of the whole file has found.
     damage: Mutex<Option<LedgerError>>,
@@ -106,7 +106,10 @@ impl SqliteLedger {
 }
 
 /// Reads entries from another process: see [`store::read_only`].
-pub(super) async fn read_only(path: &Path, keys: Vec<Key>) -> Result<(About, Vec<Option<Entry>>), LedgerError> {
+pub(super) async fn read_only(
+    path: &Path,
+    keys: Vec<Key>,
+) -> Result<(LedgerMetadata, Vec<Option<Entry>>), LedgerError> {
     blocking(path, move |file| store::read_only(&file, &keys).map(|(about, _, entries)| (about, entries))).await
 }
 
@@ -175,11 +178,11 @@ impl Ledger for SqliteLedger {
         find(&self.shared.file.path, prefix).boxed()
     }
 
-    fn about(&self) -> About {
+    fn about(&self) -> LedgerMetadata {
         lock(&self.shared.about).clone()
     }
 
-    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
+    fn set_about(&self, seen: LedgerMetadata, about: LedgerMetadata) -> BoxFuture<'_, Result<bool, LedgerError>> {
         async move { Ok(self.run(Work::SetAbout { seen, about }).await? == Changed::Done(None)) }.boxed()
     }
 

@@ -17,8 +17,8 @@ pub(super) use self::fixture::{FakeClock, Fixture, digest, finish, first, key};
 pub(super) use self::model::{Model, SHORT_RETENTION, steps};
 use super::entry::apply;
 use super::{
-    About, AttemptResult, Change, Changed, Claim, ClaimId, Clock, Entry, Key, KnownResult, Ledger, Limits, NewClaim,
-    Owner, ReplayMark,
+    AttemptResult, Change, Changed, Claim, ClaimId, Clock, Entry, Key, KnownResult, Ledger, LedgerMetadata, Limits,
+    NewClaim, Owner, ReplayMark,
 };
 
 const SECOND: i64 = 1000;
@@ -327,9 +327,9 @@ async fn about_is_stored_and_replaced_only_if_unchanged(fixture: &Fixture, other
     assert_eq!((first.proves_unsent, first.other_owner, first.epoch), (false, false, 0));
     assert_ne!(first.id, other.ledger.about().id);
     let identities = "é\"'".to_owned();
-    let proven = About { proves_unsent: true, other_owner: true, epoch: 7, identities, ..first.clone() };
+    let proven = LedgerMetadata { proves_unsent: true, other_owner: true, epoch: 7, identities, ..first.clone() };
     assert!(fixture.ledger.set_about(first.clone(), proven.clone()).await.unwrap());
-    let lost = About { epoch: 8, ..first.clone() };
+    let lost = LedgerMetadata { epoch: 8, ..first.clone() };
     assert!(!fixture.ledger.set_about(first, lost).await.unwrap(), "another worker has replaced what was seen");
     assert_eq!(fixture.ledger.about(), proven);
     assert_eq!(fixture.ledger.reload_about().await.unwrap(), proven);
@@ -343,7 +343,7 @@ pub(super) async fn durable_suite(open: impl AsyncFn(Clock) -> Arc<dyn Ledger>) 
     let clock = FakeClock::new();
     let reopened = async || Fixture { ledger: open(clock.clock()).await, clock: clock.clone() };
     let fixture = reopened().await;
-    let about = About {
+    let about = LedgerMetadata {
         proves_unsent: true,
         other_owner: true,
         epoch: 0,

@@ -19,7 +19,7 @@ use crate::ledger::{AttemptResult, Change, Changed, Claim, ClaimId, Entry, NewCl
 /// [`ORPHAN_MARGIN`](super::ORPHAN_MARGIN): otherwise another worker could treat the claim as an orphan during the request.
 const CLAIM_TO_REQUEST: Duration = Duration::from_secs(2);
 /// The longest wait for tokenInformation.php.
-pub(crate) const TOKEN_INFORMATION: Duration = Duration::from_secs(2);
+pub(crate) const TOKEN_INFORMATION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How one request ended.
 pub(super) struct Attempt {
@@ -169,7 +169,7 @@ impl Worker {
 
     /// Asks how much of the token's quota is used. Returns the time until its reset, if the CRM says it.
     async fn ask_quota(&self, slot: &TokenSlot) -> Option<Duration> {
-        let asked = timeout(TOKEN_INFORMATION, self.crm.token_information(slot.token())).await;
+        let asked = timeout(TOKEN_INFORMATION_TIMEOUT, self.crm.token_information(slot.token())).await;
         let result = asked.unwrap_or_else(|_| HttpResult::NoAnswer("timed out".to_owned()));
         if let Some((limit, left)) = quota(&result) {
             slot.quota(limit, left, quota_reset(&result));

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::broker::{CompareOwners, Owners};
 use crate::clock::Clock;
-use crate::ledger::{About, Ledger};
+use crate::ledger::{Ledger, LedgerMetadata};
 use crate::observe::logs::Repeated;
 use crate::sync::lock;
 
@@ -48,7 +48,7 @@ pub struct ProofConditions {
 /// See the module's documentation.
 pub struct Ownership {
     ledger: Arc<dyn Ledger>,
-    /// The digest of what the rules' message ids are made from: see [`About::identities`].
+    /// The digest of what the rules' message ids are made from: see [`LedgerMetadata::identities`].
     identities: Mutex<String>,
     /// The ledger can see everything that is sent, because it is shared or only one worker consumes at a time.
     can_prove: bool,
@@ -69,7 +69,7 @@ pub struct Ownership {
     is_replacing: AtomicBool,
     /// The ledger's epochs before and after `identities` was last replaced. No entry was lost between these two.
     replaced_between: Mutex<Option<(u32, u32)>>,
-    /// Held while the ledger's [`About`] is written.
+    /// Held while the ledger's [`LedgerMetadata`] is written.
     writing: tokio::sync::Mutex<()>,
     drain: Mutex<Drain>,
     /// Comparisons in a row by which the proof was lost: a comparison is tried again if what follows it fails.
@@ -142,7 +142,7 @@ impl Drop for UnsettledDelivery {
 }
 
 impl Ownership {
-    /// Before the first comparison the ledger proves nothing. `identities`: see [`About::identities`].
+    /// Before the first comparison the ledger proves nothing. `identities`: see [`LedgerMetadata::identities`].
     pub fn new(ledger: Arc<dyn Ledger>, identities: String, conditions: ProofConditions, clock: Clock) -> Self {
         let is_shared = !ledger.is_exclusive();
         let has_others = !conditions.single_active_consumer && is_shared;
@@ -202,8 +202,9 @@ impl Ownership {
     /// cannot be recorded, the next settled delivery tries again.
     pub(super) async fn settled(&self, unsettled: UnsettledDelivery) {
         drop(unsettled);
-        let is_newly_drained =
-            |about: &About| !about.proves_unsent && self.sees_everything() && lock(&self.drain).is_drained(about.epoch);
+        let is_newly_drained = |about: &LedgerMetadata| {
+            !about.proves_unsent && self.sees_everything() && lock(&self.drain).is_drained(about.epoch)
+        };
         if !is_newly_drained(&self.ledger.about()) {
             return;
         }
@@ -214,7 +215,7 @@ impl Ownership {
         if !is_newly_drained(&about) {
             return;
         }
-        let proven = About { proves_unsent: true, other_owner: false, ..about.clone() };
+        let proven = LedgerMetadata { proves_unsent: true, other_owner: false, ..about.clone() };
         if self.ledger.set_about(about, proven).await == Ok(true) {
             tracing::info!(
                 "the ledger has seen all messages of the queue: messages that it does not know were not sent"
@@ -273,7 +274,7 @@ impl Ownership {
             self.log_proof(compared.lost.as_deref());
             if compared.lost.is_some() {
                 let other_owner = about.other_owner || compared.must_wait;
-                let lost = About { other_owner, ..self.without_proof(&about, compared.is_other) };
+                let lost = LedgerMetadata { other_owner, ..self.without_proof(&about, compared.is_other) };
                 if !self.ledger.set_about(about.clone(), lost).await.map_err(|error| error.to_string())? {
                     continue;
                 }
@@ -295,7 +296,7 @@ impl Ownership {
     }
 
     /// Whether another worker is reading `<queue>.owner` right now, so that it looks empty. After a few times it counts as empty.
-    fn is_compared_elsewhere(&self, owners: &Owners, about: &About) -> bool {
+    fn is_compared_elsewhere(&self, owners: &Owners, about: &LedgerMetadata) -> bool {
         let is_missing =
             self.has_others && about.proves_unsent && matches!(owners, Owners::Found(ids) if ids.is_empty());
         let reads = if is_missing { self.empty_reads.fetch_add(1, Ordering::SeqCst) } else { MAX_TRIES };
@@ -306,7 +307,7 @@ impl Ownership {
     }
 
     /// Compares the ids on `<queue>.owner` with the ledger's `about`.
-    fn comparison(&self, owners: &Owners, about: &About) -> OwnerComparison {
+    fn comparison(&self, owners: &Owners, about: &LedgerMetadata) -> OwnerComparison {
         let is_other = matches!(owners, Owners::Found(ids) if ids.iter().any(|id| *id != about.id));
         let is_ours = matches!(owners, Owners::Found(ids) if !ids.is_empty() && !is_other);
         let has_other_ids = about.identities != *lock(&self.identities);
@@ -327,8 +328,8 @@ impl Ownership {
     }
 
     /// `about` of a ledger that no longer proves anything.
-    fn without_proof(&self, about: &About, is_other: bool) -> About {
-        About {
+    fn without_proof(&self, about: &LedgerMetadata, is_other: bool) -> LedgerMetadata {
+        LedgerMetadata {
             proves_unsent: false,
             // The epoch of a new ledger can stay, because it has no entries.
             epoch: about.epoch + u32::from(about.proves_unsent || is_other),
@@ -338,7 +339,7 @@ impl Ownership {
     }
 
     /// A new connection begins: unsettled messages may be delivered again.
-    fn restart_drain(&self, compared: &OwnerComparison, about: &About) {
+    fn restart_drain(&self, compared: &OwnerComparison, about: &LedgerMetadata) {
         let mut drain = lock(&self.drain);
         let is_waiting = drain.not_before.is_some();
         drain.has_requeued = false;

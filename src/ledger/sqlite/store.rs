@@ -10,7 +10,7 @@ use super::file::{LedgerFile, Lock};
 use super::row::{get, put};
 use crate::clock::Clock;
 use crate::ledger::entry::{apply, horizon};
-use crate::ledger::{About, Change, Changed, Entry, Key, KeyPrefix, LedgerError, Limits};
+use crate::ledger::{Change, Changed, Entry, Key, KeyPrefix, LedgerError, LedgerMetadata, Limits};
 
 /// Marks the file as a ledger (`PRAGMA application_id`): "WTWL".
 const APPLICATION_ID: i64 = 0x5754_574c;
@@ -18,7 +18,7 @@ const APPLICATION_ID: i64 = 0x5754_574c;
 const FORMAT: i64 = 1;
 /// For each operation of a batch, this many rows are checked for their age. At most as many are forgotten.
 const SWEPT_ROWS: u64 = 16;
-/// How exact [`About::last_change`] is. Writing it with each change costs too much.
+/// How exact [`LedgerMetadata::last_change`] is. Writing it with each change costs too much.
 const LAST_CHANGE_PRECISION: Duration = Duration::from_secs(60);
 /// The longest wait for another program's lock, in milliseconds.
 const BUSY_TIMEOUT: u64 = 2_000;
@@ -63,8 +63,8 @@ pub(super) enum Work {
     Change(Key, Change),
     /// Answers with [`Changed::Conflict`] if `seen` is not what the ledger knows about itself.
     SetAbout {
-        seen: About,
-        about: About,
+        seen: LedgerMetadata,
+        about: LedgerMetadata,
     },
 }
 
@@ -77,7 +77,7 @@ pub(super) struct Store {
     file: LedgerFile,
     limits: Limits,
     clock: Clock,
-    pub(super) about: About,
+    pub(super) about: LedgerMetadata,
     pub(super) entries: u64,
     /// The id of the last row that was checked for its age.
     swept: i64,
@@ -137,7 +137,7 @@ impl Store {
                     Err(error) => Err(error),
                 },
                 Work::SetAbout { seen, about: new } if about.proves_the_same(seen) => {
-                    about = About { last_change: about.last_change, ..new.clone() };
+                    about = LedgerMetadata { last_change: about.last_change, ..new.clone() };
                     put_about(&transaction, &about).map_err(explain)?;
                     Ok(Changed::Done(None))
                 }
@@ -193,23 +193,23 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn make_tables(connection: &mut Connection) -> rusqlite::Result<(About, u64)> {
+fn make_tables(connection: &mut Connection) -> rusqlite::Result<(LedgerMetadata, u64)> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
-    transaction.execute("INSERT OR IGNORE INTO about VALUES (1, ?1, 0, 0, 0, '', NULL)", [About::new().id])?;
+    transaction.execute("INSERT OR IGNORE INTO about VALUES (1, ?1, 0, 0, 0, '', NULL)", [LedgerMetadata::new().id])?;
     let about = read_about(&transaction)?;
     let entries: i64 = transaction.query_row("SELECT count(*) FROM entry", [], |row| row.get(0))?;
     transaction.commit()?;
     Ok((about, entries.unsigned_abs()))
 }
 
-fn read_about(connection: &Connection) -> rusqlite::Result<About> {
+fn read_about(connection: &Connection) -> rusqlite::Result<LedgerMetadata> {
     let select = "SELECT id, proves_unsent, other_owner, epoch, identities, last_change FROM about";
     connection.query_row(select, [], |row| {
         let last_change: Option<i64> = row.get(5)?;
-        Ok(About {
+        Ok(LedgerMetadata {
             id: row.get(0)?,
             proves_unsent: row.get(1)?,
             other_owner: row.get(2)?,
@@ -220,7 +220,7 @@ fn read_about(connection: &Connection) -> rusqlite::Result<About> {
     })
 }
 
-fn put_about(connection: &Connection, about: &About) -> rusqlite::Result<()> {
+fn put_about(connection: &Connection, about: &LedgerMetadata) -> rusqlite::Result<()> {
     let mut put = connection.prepare_cached(
         "UPDATE about SET id = ?1, proves_unsent = ?2, other_owner = ?3, epoch = ?4, identities = ?5, last_change = ?6 \
          WHERE one = 1",
@@ -297,7 +297,10 @@ pub(super) fn find(file: &LedgerFile, prefix: KeyPrefix) -> Result<Option<Entry>
 }
 
 /// Reads from another process: what the ledger knows about itself, the number of entries, and the entries of `keys`.
-pub(super) fn read_only(file: &LedgerFile, keys: &[Key]) -> Result<(About, u64, Vec<Option<Entry>>), LedgerError> {
+pub(super) fn read_only(
+    file: &LedgerFile,
+    keys: &[Key],
+) -> Result<(LedgerMetadata, u64, Vec<Option<Entry>>), LedgerError> {
     let connection = open_to_read(file)?;
     let explain = |error: rusqlite::Error| file.explain(&error);
     check_format(&connection, file)?;

@@ -209,7 +209,7 @@ async fn renewed_ledger_has_another_id_and_proves_nothing() {
 
     let fixture = open_fixture(&path).await;
     fixture.create("a", 1).await;
-    let proven = crate::ledger::About { proves_unsent: true, epoch: 4, ..fixture.ledger.about() };
+    let proven = crate::ledger::LedgerMetadata { proves_unsent: true, epoch: 4, ..fixture.ledger.about() };
     fixture.ledger.set_about(fixture.ledger.about(), proven.clone()).await.unwrap();
     let error = renew().await.unwrap_err().to_string();
     assert!(error.contains("another process has it open"), "{error}");

@@ -11,7 +11,9 @@ use tokio::time::{Instant, sleep};
 use super::fakes::{CrmAnswer, FakeLedger, TestWorker, key, message, now, redelivered, with_headers};
 use crate::broker::{CompareOwners as _, Owners};
 use crate::clock::Clock;
-use crate::ledger::{About, AttemptResult, Change, Claim, ClaimId, Digest, KnownResult, Ledger as _, NewClaim, Owner};
+use crate::ledger::{
+    AttemptResult, Change, Claim, ClaimId, Digest, KnownResult, Ledger as _, LedgerMetadata, NewClaim, Owner,
+};
 use crate::message::retry_state::{number, text};
 
 pub(super) const STRICT: (&str, &str) = ("WTW_RETRY_ON_UNKNOWN", "dead-letter");
@@ -170,7 +172,7 @@ async fn redelivered_replay_is_not_sent_twice() {
 #[tokio::test(start_paused = true)]
 async fn redelivery_without_entry_is_in_doubt_after_another_ledger_until_drained() {
     let ledger = FakeLedger::new();
-    ledger.set_about(ledger.about(), About { proves_unsent: true, ..ledger.about() }).await.unwrap();
+    ledger.set_about(ledger.about(), LedgerMetadata { proves_unsent: true, ..ledger.about() }).await.unwrap();
     let test = TestWorker::with(&[STRICT], Arc::clone(&ledger), Clock::new(now));
     let id = test.worker.ownership.id();
     let compare = |owners: &[&str]| {

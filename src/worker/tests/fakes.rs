@@ -26,7 +26,9 @@ use crate::crm::Crm;
 use crate::crm::classify::{HttpResult, Reply};
 use crate::gate::Gate;
 use crate::ledger::memory::MemoryLedger;
-use crate::ledger::{About, Change, Changed, Entry, Key, KeyPrefix, KnownResult, Ledger, LedgerError, Limits, Owner};
+use crate::ledger::{
+    Change, Changed, Entry, Key, KeyPrefix, KnownResult, Ledger, LedgerError, LedgerMetadata, Limits, Owner,
+};
 use crate::message::mapper::Mapper;
 use crate::message::retry_state::string;
 use crate::observe::events::Telemetry;
@@ -187,7 +189,7 @@ impl TestWorker {
 
     pub(super) async fn with_clock(more: &[(&str, &str)], clock: Clock) -> Self {
         let ledger = FakeLedger::with_clock(clock.clone());
-        let about = About { proves_unsent: true, ..ledger.about() };
+        let about = LedgerMetadata { proves_unsent: true, ..ledger.about() };
         assert!(ledger.set_about(ledger.about(), about).await.unwrap());
         let test = Self::with(more, ledger, clock);
         test.connects().await;
