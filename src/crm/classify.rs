@@ -129,7 +129,7 @@ pub struct Reply {
     pub retry_after: Option<String>,
     /// The part of the body that was read.
     pub body: Vec<u8>,
-    /// Whether the answer ended before the end of its body.
+    /// Whether a part of the body is missing: the answer was cut off, or is too long.
     pub is_cut: bool,
 }
 
