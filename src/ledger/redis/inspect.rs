@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::connection::{Connection, ConnectionManager, Query};
-use super::{FORMAT, PREFIX, SET_ABOUT, SET_ENTRY, prefix};
+use super::{FORMAT, PREFIX, SET_ABOUT, SET_ENTRY, escape_pattern, prefix};
 use crate::config::SharedSecret;
 use crate::ledger::LedgerError;
 
@@ -69,21 +69,23 @@ pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, Ledg
 /// fails.
 async fn test_commands(manager: &ConnectionManager, connection: &Connection) -> Result<(), LedgerError> {
     let prefix = format!("{PREFIX}check:{}:", uuid::Uuid::now_v7());
-    let keys = ["entry", "index", "about"].map(|name| format!("{prefix}{name}"));
-    let written = write_test_keys(manager, connection, &keys).await;
     let mut remove = redis::cmd("DEL");
-    remove.arg(&keys);
+    remove.arg(&["index", "about", "1", "2"].map(|name| format!("{prefix}{name}")));
+    let remove = Query::Command(remove);
+    // First without keys: a user who may not remove them must not write them.
+    let _: i64 = manager.query_on(connection, &remove).await?;
+    let written = write_test_keys(manager, connection, &prefix).await;
     // Also after a refusal: some of the keys may have been written before it.
-    let removed: Result<i64, LedgerError> = manager.query_on(connection, &Query::Command(remove)).await;
+    let removed: Result<i64, LedgerError> = manager.query_on(connection, &remove).await;
     written.and(removed.map(drop))
 }
 
 async fn write_test_keys(
     manager: &ConnectionManager,
     connection: &Connection,
-    keys: &[String; 3],
+    prefix: &str,
 ) -> Result<(), LedgerError> {
-    let [entry, index, about] = keys;
+    let [index, about] = &["index", "about"].map(|name| format!("{prefix}{name}"));
     let mut first = redis::pipe();
     first.cmd("HSETNX").arg(about).arg("id").arg("check").ignore();
     first.cmd("HGETALL").arg(about);
@@ -93,19 +95,17 @@ async fn write_test_keys(
     call.arg(SET_ABOUT).arg(1).arg(about).arg("check").arg(0).arg(0).arg(0).arg("");
     call.arg("check").arg(0).arg(0).arg(0).arg("").arg("");
     let _: i64 = manager.query_on(connection, &Query::Command(call)).await?;
-    let mut call = redis::cmd("EVAL");
-    call.arg(SET_ENTRY).arg(3).arg(entry).arg(index).arg(about);
-    call.arg("check")
-        .arg("")
-        .arg("{}")
-        .arg("check")
-        .arg("0")
-        .arg(TEST_KEY_TTL)
-        .arg("0")
-        .arg("1")
-        .arg("1")
-        .arg(entry)
-        .arg("");
-    let _: (i64, String, u64) = manager.query_on(connection, &Query::Command(call)).await?;
+    // One entry is kept, so that the second one removes the first.
+    for name in ["1", "2"] {
+        let mut call = redis::cmd("EVAL");
+        call.arg(SET_ENTRY).arg(3).arg(format!("{prefix}{name}")).arg(index).arg(about);
+        call.arg("check").arg("").arg("{}").arg(name).arg(0).arg(TEST_KEY_TTL);
+        call.arg(0).arg(1).arg(1).arg(prefix).arg("");
+        let _: (i64, String, u64) = manager.query_on(connection, &Query::Command(call)).await?;
+    }
+    // `find` searches with it.
+    let mut scan = redis::cmd("SCAN");
+    scan.arg(0).arg("MATCH").arg(format!("{}*", escape_pattern(prefix))).arg("COUNT").arg(1);
+    let _: (u64, Vec<String>) = manager.query_on(connection, &Query::Command(scan)).await?;
     Ok(())
 }

@@ -50,7 +50,23 @@ async fn redis_that_evicts_or_refuses_commands_is_a_problem() {
     assert_eq!(keys, Vec::<String>::new(), "nothing is left in it");
 
     // If the worker may not run a command that it needs, `check` must report a problem.
-    for denied in ["-eval", "-hsetnx", "-hmget", "-set", "-zadd", "-zrevrangebyscore"] {
+    for denied in [
+        "-del",
+        "-eval",
+        "-get",
+        "-hget",
+        "-hgetall",
+        "-hmget",
+        "-hset",
+        "-hsetnx",
+        "-scan",
+        "-set",
+        "-zadd",
+        "-zcard",
+        "-zrange",
+        "-zrem",
+        "-zrevrangebyscore",
+    ] {
         let mut user = redis::cmd("ACL");
         user.arg(&["SETUSER", "limited", "reset", "on", ">hunter2", "~*", "+@all", denied]);
         user.query_async::<()>(&mut connection).await.expect("a user");
