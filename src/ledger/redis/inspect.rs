@@ -15,6 +15,8 @@ const TEST_KEY_TTL: u64 = 10_000;
 pub struct ServerInfo {
     /// Scheme, host, port and database, without user and password.
     pub address: String,
+    /// The IP address that was reached, and the others of its host.
+    pub reached: String,
     /// Its version.
     pub version: Option<String>,
     /// What it does when its memory is full, such as `noeviction`.
@@ -37,6 +39,7 @@ pub struct ServerInfo {
 /// What keeps a worker from using it.
 pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, LedgerError> {
     let manager = ConnectionManager::new(url)?;
+    let reached = manager.reach().await?;
     let connection = manager.connection().await?;
     let mut look = redis::pipe();
     let prefix = prefix(queue);
@@ -55,6 +58,7 @@ pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, Ledg
     let switch = |name: &str| said.get(name).map(|value| *value == "1");
     Ok(ServerInfo {
         address: manager.address().to_owned(),
+        reached,
         version: text("redis_version"),
         policy: text("maxmemory_policy"),
         memory_limit: number("maxmemory"),
