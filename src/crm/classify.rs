@@ -289,16 +289,6 @@ fn old_date(text: &str) -> Option<Timestamp> {
     date.to_zoned_datetime(jiff::tz::TimeZone::UTC).ok().map(|at| at.timestamp())
 }
 
-/// Whether a tokenInformation.php answer accepts the token; none when the answer says neither yes nor no.
-#[must_use]
-pub fn token_accepted(result: &HttpResult) -> Option<bool> {
-    match verdict(result)?.code {
-        200 => Some(true),
-        401 | 403 => Some(false),
-        _ => None,
-    }
-}
-
 /// When a token's daily quota is reset, from a tokenInformation.php answer; none when it is refused, not understood, or 0.
 /// Whole hours are 0 in the last hour of the day, and a used-up token would then never rest.
 #[must_use]
