@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use flate2::bufread::{DeflateDecoder, GzDecoder, ZlibDecoder};
 use futures_util::future::BoxFuture;
 use reqwest::header::{
     CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
@@ -43,6 +43,8 @@ const MAX_REPLY: usize = 1 << 20;
 const MAX_HEADERS: usize = 256;
 /// The most nested encodings of an answer.
 const MAX_ENCODINGS: usize = 2;
+/// The beginning of a member of gzip's format (RFC 1952).
+const GZIP: [u8; 2] = [0x1F, 0x8B];
 
 /// The CRM's calls, as the worker uses them.
 pub trait Crm: Send + Sync {
@@ -186,21 +188,21 @@ async fn read(mut response: reqwest::Response) -> HttpResult {
     let encodings = encodings(response.headers());
     let status = response.status().as_u16();
     let (mut body, mut is_cut) = (Vec::new(), false);
-    while body.len() < MAX_REPLY {
+    while !is_cut {
         match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(chunk.get(..MAX_REPLY - body.len()).unwrap_or(&chunk)),
-            Ok(None) => break,
-            Err(error) => {
-                // A verdict 200 that arrived before the connection broke counts.
-                if body.is_empty() {
-                    return HttpResult::NoAnswer(causes(&error));
-                }
-                is_cut = true;
-                break;
+            Ok(Some(chunk)) => {
+                let room = MAX_REPLY - body.len();
+                is_cut = chunk.len() > room;
+                body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
             }
+            Ok(None) => break,
+            // A verdict 200 that arrived before the connection broke counts.
+            Err(error) if body.is_empty() => return HttpResult::NoAnswer(causes(&error)),
+            Err(_) => is_cut = true,
         }
     }
-    HttpResult::Reply(Reply { status, retry_after, body: unpack(&encodings, body), is_cut })
+    let (body, is_whole) = unpack(&encodings, body);
+    HttpResult::Reply(Reply { status, retry_after, body, is_cut: is_cut || !is_whole })
 }
 
 /// The encodings of an answer, innermost first, in lower case. A `Transfer-Encoding` is the outer one; hyper has undone its
@@ -212,30 +214,47 @@ fn encodings(headers: &HeaderMap) -> Vec<String> {
     named.filter(|name| !["", "identity", "chunked"].contains(&name.as_str())).collect()
 }
 
-/// Decompresses a body: some servers compress although the request did not ask for it. A body that cannot be decompressed
-/// stays unchanged; of one that is cut off, the readable part is used.
-fn unpack(encodings: &[String], mut body: Vec<u8>) -> Vec<u8> {
+/// Decompresses a body: some servers compress although the request did not ask for it. Returns also whether the end of each
+/// encoding was reached. A body that cannot be decompressed stays unchanged; of one that is cut off, the readable part is used.
+fn unpack(encodings: &[String], mut body: Vec<u8>) -> (Vec<u8>, bool) {
+    let mut is_whole = true;
     for encoding in encodings.iter().rev().take(MAX_ENCODINGS) {
-        let unpacked = match encoding.as_str() {
-            "gzip" | "x-gzip" => bounded(MultiGzDecoder::new(body.as_slice())),
+        let mut unpacked = Vec::new();
+        let has_ended = match encoding.as_str() {
+            "gzip" | "x-gzip" => gunzip(&body, &mut unpacked),
             // RFC 9110 means zlib. Some servers send bare deflate, and browsers read both.
-            "deflate" if is_zlib(&body) => bounded(ZlibDecoder::new(body.as_slice())),
-            "deflate" => bounded(DeflateDecoder::new(body.as_slice())),
-            _ => return body,
+            "deflate" if is_zlib(&body) => bounded(&mut ZlibDecoder::new(body.as_slice()), &mut unpacked),
+            "deflate" => bounded(&mut DeflateDecoder::new(body.as_slice()), &mut unpacked),
+            _ => break,
         };
         if unpacked.is_empty() {
-            return body;
+            break;
         }
-        body = unpacked;
+        (body, is_whole) = (unpacked, is_whole && has_ended);
     }
-    body
+    (body, is_whole)
 }
 
-fn bounded(decoder: impl Read) -> Vec<u8> {
-    let mut unpacked = Vec::new();
+/// Decompresses gzip, which can have several members. Other bytes after the last member are ignored. Returns whether the end of
+/// each member was reached.
+fn gunzip(mut packed: &[u8], unpacked: &mut Vec<u8>) -> bool {
+    loop {
+        let mut decoder = GzDecoder::new(packed);
+        let has_ended = bounded(&mut decoder, unpacked) && decoder.header().is_some();
+        packed = decoder.into_inner();
+        if !has_ended || !packed.starts_with(&GZIP) {
+            return has_ended;
+        }
+    }
+}
+
+/// Decompresses until there are [`MAX_REPLY`] bytes. Returns whether the end was reached.
+fn bounded(decoder: &mut impl Read, unpacked: &mut Vec<u8>) -> bool {
+    let room = MAX_REPLY.saturating_sub(unpacked.len());
     // The part before an error is kept.
-    let _ = decoder.take(MAX_REPLY as u64).read_to_end(&mut unpacked);
-    unpacked
+    let _ = decoder.by_ref().take(room as u64).read_to_end(unpacked);
+    // Data that is cut off or broken fails again. A wrong checksum of gzip is reported once, behind the end of the data.
+    matches!(decoder.read(&mut [0]), Ok(0))
 }
 
 /// The head of zlib's format (RFC 1950): method 8, and a multiple of 31.
@@ -255,5 +274,20 @@ fn causes(error: &reqwest::Error) -> String {
         Some(said) => said,
         None if error.is_timeout() => "timed out".to_owned(),
         None => "no further details".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn answer_over_the_limit_counts_as_cut_off() {
+        for (more, is_cut) in [(0, false), (1, true), (MAX_REPLY, true)] {
+            let body = vec![b' '; MAX_REPLY + more];
+            let result = read(reqwest::Response::from(hyper::Response::new(body))).await;
+            let HttpResult::Reply(reply) = result else { panic!("{result:?}") };
+            assert_eq!((reply.body.len(), reply.is_cut), (MAX_REPLY, is_cut), "{more} bytes over the limit");
+        }
     }
 }

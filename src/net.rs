@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::net::lookup_host;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{sleep, timeout};
 
 /// Time limit for a name lookup, and for a connection to one address.
@@ -110,8 +110,20 @@ pub(crate) fn words(error: &str) -> String {
     }
 }
 
+/// The address that a connection leads to, and the others of its host, for people.
+pub(crate) fn reached(stream: &TcpStream, addresses: Vec<SocketAddr>) -> String {
+    let peer = stream.peer_addr().ok();
+    let (reached, others): (Vec<SocketAddr>, Vec<SocketAddr>) =
+        addresses.into_iter().partition(|address| peer == Some(*address));
+    let reached = if reached.is_empty() { "an address".to_owned() } else { shown(&reached) };
+    match others.is_empty() {
+        true => reached,
+        false => format!("{reached}; also known as {}", shown(&others)),
+    }
+}
+
 /// The IP addresses, for people.
-pub(crate) fn shown(addresses: &[SocketAddr]) -> String {
+fn shown(addresses: &[SocketAddr]) -> String {
     let mut shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
     shown.dedup();
     shown.join(", ")

@@ -1,7 +1,5 @@
 //! Checks RabbitMQ: every address, and on the first one that accepts the login also permissions, queues and the frame size.
 
-use std::net::SocketAddr;
-
 use tokio::net::TcpStream;
 use url::Host;
 
@@ -11,7 +9,7 @@ use crate::broker::inspect::{Difference, Inspection};
 use crate::broker::topology::{Queue, Topology, WAYS_OUT, owner_queue};
 use crate::config::{self, BrokerUrl, Config, TopologyMode};
 use crate::message::retry_state::MAX_OURS;
-use crate::net::{self, Unreachable, shown};
+use crate::net::{self, Unreachable};
 
 /// A smaller frame size gets a warning: it has no room for our largest headers and as many bytes of the publisher's.
 const MIN_FRAME_BYTES: usize = 2 * MAX_OURS;
@@ -65,12 +63,8 @@ async fn check_address(broker: &config::Broker, url: &BrokerUrl, findings: &mut 
     let (host, port) = authority(url)?;
     match net::connect(&host, port, &[], TcpStream::connect).await {
         Ok((stream, addresses)) => {
-            let peer = stream.peer_addr().ok();
-            let (reached, others): (Vec<SocketAddr>, Vec<SocketAddr>) =
-                addresses.into_iter().partition(|address| peer == Some(*address));
-            let reached = if reached.is_empty() { "an address".to_owned() } else { shown(&reached) };
-            let others = if others.is_empty() { String::new() } else { format!("; also known as {}", shown(&others)) };
-            findings.ok("broker.connect", format!("{host}:{port} is reached at {reached}{others}"));
+            let reached = net::reached(&stream, addresses);
+            findings.ok("broker.connect", format!("{host}:{port} is reached at {reached}"));
         }
         Err(Unreachable::Name(said)) => {
             findings.problem("broker.dns", said, "check the host in broker.urls, and this machine's DNS");

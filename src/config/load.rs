@@ -44,8 +44,11 @@ impl Config {
     pub fn load(sources: &Sources, required: &[&str]) -> Result<Loaded, Problems> {
         let mut problems = Vec::new();
         let mut raw = Raw::read(sources, &mut problems);
-        defaults::follow(&mut raw, sources.logs_to_terminal);
+        let short_default = defaults::follow(&mut raw, sources.logs_to_terminal);
         let mut reader = Reader { raw: &raw, problems, warnings: Vec::new() };
+        if let Some((name, message)) = short_default {
+            reader.warn(name, message);
+        }
         // When a file cannot be read, its keys must not be reported as missing or contradictory.
         if !raw.is_incomplete {
             demand(&mut reader, required);

@@ -64,6 +64,7 @@ async fn correct_settings_are_ok_line_by_line() {
     for name in names(&rig) {
         checked.has("broker.queue", "ok", &format!("{name}: messages 0, consumers 0; delivery limit"));
     }
+    checked.has("crm.endpoint", "ok", " answers, reached at 127.0.0.1");
     checked.has("crm.token", "ok", "token 0: accepted, 999999 of 1000000 calls left today");
     checked.has("ledger", "ok", "does not exist yet; its folder can be written");
     checked.has("broker.policies", "ok", "AMQP does not show them");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, RedisResult};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
 
@@ -15,6 +16,8 @@ use crate::ledger::LedgerError;
 use crate::sync::lock;
 use crate::{net, tls};
 
+/// The port of an address without one.
+const PORT: u16 = 6379;
 /// Longest wait for name, connection, TLS and login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for an answer.
@@ -53,14 +56,25 @@ impl ConnectionManager {
 
     fn client(&self) -> Result<Client, LedgerError> {
         // The library's error text may contain the address with its password.
-        Client::open(self.url.get().expose_secret()).map_err(|_| {
-            self.error("the address cannot be read", "correct ledger.url, as in redis://user:password@host:6379/0")
-        })
+        Client::open(self.url.get().expose_secret()).map_err(|_| self.unreadable_address())
     }
 
     /// Scheme, host, port and database, without user and password.
     pub(super) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Opens a TCP connection and closes it again. Returns the server's addresses, for people.
+    ///
+    /// # Errors
+    /// What is wrong at each address.
+    pub(super) async fn reach(&self) -> Result<String, LedgerError> {
+        let url = Url::parse(&self.address).map_err(|_| self.unreadable_address())?;
+        let (host, port) = (url.host_str().unwrap_or_default(), url.port().unwrap_or(PORT));
+        match net::connect(host, port, &[], TcpStream::connect).await {
+            Ok((stream, addresses)) => Ok(net::reached(&stream, addresses)),
+            Err(unreachable) => Err(self.error(unreachable.into_words(), UNREACHABLE)),
+        }
     }
 
     /// Sends a query on this connection. After an error it is not known whether Redis carried it out.
@@ -126,6 +140,10 @@ impl ConnectionManager {
         LedgerError::new(&self.address, problem, advice)
     }
 
+    fn unreadable_address(&self) -> LedgerError {
+        self.error("the address cannot be read", "correct ledger.url, as in redis://user:password@host:6379/0")
+    }
+
     pub(super) fn explain(&self, error: &RedisError) -> LedgerError {
         // The library lists the errors of a pipeline by number. The first one is the reason.
         let errors = error.clone().into_server_errors();
@@ -171,7 +189,7 @@ fn address(url: &SecretString) -> String {
         return "redis".to_owned();
     };
     let host = url.host_str().unwrap_or_default();
-    let port = url.port().unwrap_or(6379);
+    let port = url.port().unwrap_or(PORT);
     let database = match url.path().trim_matches('/') {
         "" => "0",
         database => database,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::connection::Query;
+use super::connection::{ConnectionManager, Query};
 use super::{PREFIX, RedisLedger, prefix};
 use crate::clock::Clock;
 use crate::config::SharedSecret;
@@ -17,6 +17,8 @@ const LIMITS: Limits = Limits { retention: Duration::from_secs(10), max_entries:
 pub struct ServerInfo {
     /// Scheme, host, port and database, without user and password.
     pub address: String,
+    /// The IP address that was reached, and the others of its host.
+    pub reached: String,
     /// Its version.
     pub version: Option<String>,
     /// What it does when its memory is full, such as `noeviction`.
@@ -33,16 +35,22 @@ pub struct ServerInfo {
     pub entries: u64,
 }
 
-/// Connects, reads the ledger of a work queue, and writes test keys that it removes again. The error is what keeps a worker from using it.
+/// Connects, reads the ledger of a work queue, and writes test keys that it removes again. The error is what keeps a worker from
+/// using it.
 pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, LedgerError> {
+    let reached = ConnectionManager::new(url)?.reach().await?;
     let ledger = RedisLedger::open(url, &prefix(queue), LIMITS, Clock::system(), true).await?;
     let test = format!("{PREFIX}check:{}:", uuid::Uuid::now_v7());
-    let key = Key::new(queue, "check", "check");
-    let written = test_commands(url, &test, &key).await;
+    let keys = ["1", "2"].map(|id| Key::new(queue, "check", id));
     let mut remove = redis::cmd("DEL");
-    remove.arg(format!("{test}about")).arg(format!("{test}index")).arg(format!("{test}entry:{key}"));
+    remove.arg(format!("{test}about")).arg(format!("{test}index"));
+    remove.arg(&keys.map(|key| format!("{test}entry:{key}")));
+    let remove = Query::Command(remove);
+    // First without keys: a user who may not remove them must not write them.
+    let _: i64 = ledger.query(&remove).await?;
+    let written = test_commands(url, &test, &keys).await;
     // Also after a refusal: some of the keys may have been written before it.
-    let removed: Result<i64, LedgerError> = ledger.query(&Query::Command(remove)).await;
+    let removed: Result<i64, LedgerError> = ledger.query(&remove).await;
     written.and(removed.map(drop))?;
     // The worker does not need the right to `INFO`.
     let info: String = ledger.query(&Query::Command(redis::cmd("INFO"))).await.unwrap_or_default();
@@ -52,6 +60,7 @@ pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, Ledg
     let switch = |name: &str| said.get(name).map(|value| *value == "1");
     Ok(ServerInfo {
         address: ledger.manager.address().to_owned(),
+        reached,
         version: text("redis_version"),
         policy: text("maxmemory_policy"),
         memory_limit: number("maxmemory"),
@@ -62,12 +71,17 @@ pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, Ledg
     })
 }
 
-/// Opens a ledger and writes an entry, as the worker does, under keys that nothing else uses. If the user lacks a right that the
-/// worker needs, this fails.
-async fn test_commands(url: &SharedSecret, prefix: &str, key: &Key) -> Result<(), LedgerError> {
+/// Opens a ledger under keys that nothing else uses, and does what the worker does. If the user lacks a right that the worker
+/// needs, this fails.
+async fn test_commands(url: &SharedSecret, prefix: &str, keys: &[Key]) -> Result<(), LedgerError> {
     let clock = Clock::system();
     let (id, digest, at) = (ClaimId(0), Digest::of(b"check"), clock.now());
     let ledger = RedisLedger::open(url, prefix, LIMITS, clock, false).await?;
-    let result = AttemptResult::Created;
-    ledger.change(key, Change::Finish { id, digest, result, attempts: 1, at, epoch: 0 }).await.map(drop)
+    // The limit is one entry, so that the second one removes the first.
+    for key in keys {
+        let result = AttemptResult::Created;
+        ledger.change(key, Change::Finish { id, digest, result, attempts: 1, at, epoch: 0 }).await?;
+        ledger.find(key.prefix()).await?;
+    }
+    Ok(())
 }

@@ -49,6 +49,8 @@ pub(super) enum CrmAnswer {
     Created,
     /// An HTTP status without a `code` in the body.
     Status(u16),
+    /// HTTP 200 with this body.
+    Body(&'static str),
     /// No answer comes. It is not known whether the task was created.
     NoAnswer,
     Unreachable,
@@ -66,6 +68,8 @@ pub(super) struct FakeCrm {
     pub(super) open: AtomicU32,
     /// Whether it answers questions about tokens.
     pub(super) is_down: AtomicBool,
+    /// The body of its answers about tokens; empty for a verdict 200 without numbers.
+    pub(super) token_information: Mutex<&'static str>,
 }
 
 fn reply(status: u16, body: &str) -> HttpResult {
@@ -87,6 +91,7 @@ impl Crm for FakeCrm {
                     reply(200, r#"{"code": "200", "error": null, "msg": "ok", "data": []}"#)
                 }
                 CrmAnswer::Status(status) => reply(status, "<html>"),
+                CrmAnswer::Body(body) => reply(200, body),
                 CrmAnswer::NoAnswer => HttpResult::NoAnswer("timed out".to_owned()),
                 CrmAnswer::Unreachable => HttpResult::NotSent("connection refused".to_owned()),
             }
@@ -96,11 +101,10 @@ impl Crm for FakeCrm {
 
     fn token_information<'a>(&'a self, _: &'a SecretString) -> BoxFuture<'a, HttpResult> {
         self.questions.fetch_add(1, Ordering::SeqCst);
-        let is_down = self.is_down.load(Ordering::SeqCst);
-        let answer = if is_down {
-            reply(503, "<html>")
-        } else {
-            reply(200, r#"{"code": "200", "error": null, "msg": "", "data": {}}"#)
+        let answer = match (self.is_down.load(Ordering::SeqCst), *self.token_information.lock().unwrap()) {
+            (true, _) => reply(503, "<html>"),
+            (false, "") => reply(200, r#"{"code": "200", "error": null, "msg": "", "data": {}}"#),
+            (false, body) => reply(200, body),
         };
         ready(answer).boxed()
     }

@@ -208,6 +208,25 @@ async fn strict_probe_asks_about_the_token_before_it_sends_a_message() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn maintenance_suspends_no_token_whatever_the_crm_says_about_it() {
+    const MAINTENANCE: &str = r#"{"code": 403, "error": "FORBIDDEN", "msg": "SERVER UNDER MAINTENANCE", "data": ""}"#;
+    for information in [
+        r#"{"code": 403, "error": "FORBIDDEN", "msg": "PLEASE VALIDATE TOKEN", "data": ""}"#,
+        r#"{"code": 200, "error": "null", "msg": "", "data": {"token_limit": 4800, "available_consumition_options": 7}}"#,
+    ] {
+        let test = TestWorker::new(&[("WTW_GATE_FAILURES", "100")]).await;
+        *test.crm.token_information.lock().unwrap() = information;
+        test.crm_answers(&vec![CrmAnswer::Body(MAINTENANCE); 30]);
+        for n in 0..10 {
+            test.handle(message(&n.to_string())).await;
+            assert_eq!(test.copies(), [("wolkvox.tasks.retry.10s".to_owned(), None, 3, false)]);
+        }
+        assert_eq!((test.requests(), test.crm.questions.load(Ordering::SeqCst)), (30, 1), "{information}");
+        assert_eq!(test.worker.gate.token_states()[0].suspended, None, "{information}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn invalid_message_is_dead_lettered_unless_its_task_exists() {
     let test = TestWorker::new(&[]).await;
     let invalid = |id| Message { body: b"no json".to_vec(), ..message(id) };
