@@ -77,10 +77,16 @@ async fn find_asks_the_workers_when_another_ledger_file_is_here() {
         let found = tool(&env, &["find", id]).await;
         assert!(found.stdout.contains("Its task was created."), "{}", found.stdout);
     }
-    // Workers of other queues are not asked.
-    let other = rig.env(&[elsewhere, ("WTW_CONSOLE_WORKERS", &worker.admin), ("WTW_BROKER_QUEUE", "other")]);
-    let found = tool(&other, &["find", "m-1"]).await;
-    assert!(found.code == Some(1) && found.stdout.contains("ledger    not found"), "{}", found.stdout);
+    // Workers of other queues are not asked, with a ledger file here and without one.
+    let serves = format!("this worker serves the queue {}, and broker.queue is other", rig.queue);
+    for (ledger, says) in [
+        (elsewhere, "ledger    not found, and this ledger cannot prove that nothing was sent"),
+        (("WTW_LEDGER_URL", "memory:"), &*serves),
+    ] {
+        let other = rig.env(&[ledger, ("WTW_CONSOLE_WORKERS", &worker.admin), ("WTW_BROKER_QUEUE", "other")]);
+        let found = tool(&other, &["find", "m-1"]).await;
+        assert!(found.code == Some(1) && found.stdout.contains(says), "{says}: {}", found.stdout);
+    }
 }
 
 /// Its ledger may know what the others do not.
