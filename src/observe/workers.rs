@@ -22,6 +22,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 /// Interval between two calls of `/ledger`: a worker answers ten a second.
 const LEDGER_CALL_INTERVAL: Duration = Duration::from_millis(110);
+/// The problem of an empty list.
+const NO_WORKER: &str = "console.workers names no worker";
 
 /// The workers of a queue.
 #[derive(Clone, Debug)]
@@ -68,12 +70,25 @@ impl Workers {
         .await
     }
 
-    /// The workers that answer and serve this queue; none if there are none.
-    pub async fn of_queue(&self, queue: &str) -> Option<Self> {
-        let answers = self.status().await.into_iter().zip(&self.0);
-        let is_ours = |answer: &WorkerStatus| matches!(&answer.page, Ok(page) if page.queue.as_deref() == Some(queue));
-        let those: Vec<Url> = answers.filter(|(answer, _)| is_ours(answer)).map(|(_, url)| url.clone()).collect();
-        (!those.is_empty()).then_some(Self(those))
+    /// The workers that answer and serve this queue.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn of_queue(&self, queue: &str) -> Result<Self, String> {
+        let (mut those, mut failure) = (Vec::new(), NO_WORKER.to_owned());
+        for (answer, url) in self.status().await.into_iter().zip(&self.0) {
+            let why = match answer.page.map(|page| page.queue) {
+                Ok(Some(served)) if served == queue => {
+                    those.push(url.clone());
+                    continue;
+                }
+                Ok(Some(other)) => format!("this worker serves the queue {other}, and broker.queue is {queue}"),
+                Ok(None) => "its ledger is not open yet".to_owned(),
+                Err(no_page) => no_page.why,
+            };
+            failure = format!("{}: {why}", answer.address);
+        }
+        if those.is_empty() { Err(failure) } else { Ok(Self(those)) }
     }
 
     /// How many they are.
@@ -103,7 +118,7 @@ impl Workers {
     async fn ledger_by(&self, name: &str, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
         let mut known: Vec<LedgerEntry> = ids.iter().map(|id| LedgerEntry::new(id, None)).collect();
         let (mut answered, mut proves) = (false, true);
-        let mut failure = "console.workers names no worker".to_owned();
+        let mut failure = NO_WORKER.to_owned();
         for url in &self.0 {
             match ask_ledger(url, name, ids).await {
                 Ok((entries, worker_proves)) => {

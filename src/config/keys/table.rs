@@ -345,6 +345,6 @@ pub const KEYS: &[Key] = &[
         "log.level",
         Preset::Text("info"),
         Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
-        "The lowest level that is logged.",
+        "The lowest level that is logged. Audit lines are logged at every level.",
     ),
 ];
