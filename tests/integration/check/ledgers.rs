@@ -60,7 +60,7 @@ async fn redis_that_evicts_or_refuses_commands_is_a_problem() {
         "-hmget",
         "-hset",
         "-hsetnx",
-        "-scan",
+        "-zscan",
         "-set",
         "-zadd",
         "-zcard",
