@@ -44,6 +44,8 @@ pub struct SettledDelivery<'a> {
     pub disposition: &'a Disposition,
     /// How it was settled.
     pub settlement: &'a Settlement,
+    /// The queue that its copy goes to.
+    pub to: Option<&'a str>,
     /// Attempts so far, including earlier rounds.
     pub attempts: u32,
     /// Its current round.
@@ -191,13 +193,21 @@ impl Telemetry {
         self.metrics.in_flight.inc();
     }
 
-    /// A request ended.
-    pub fn attempted(&self, message_id: Option<&str>, classified: &Classified, duration: Duration) {
+    /// A request on the token at this position ended: the message's `attempt`, counted from 1. An attempt that does not count
+    /// leaves its number to the next.
+    pub fn attempted(
+        &self,
+        message_id: Option<&str>,
+        attempt: u32,
+        token: usize,
+        classified: &Classified,
+        duration: Duration,
+    ) {
         self.metrics.attempts(classified.outcome).inc();
         self.metrics.attempt_seconds.observe(duration.as_secs_f64());
         let (message_id, outcome) = (message_id.unwrap_or("-"), classified.outcome.as_str());
-        let (status, duration_ms) = (classified.http_status, millis(duration));
-        tracing::debug!(message_id, outcome, status, duration_ms, reason = classified.reason, "attempt");
+        let (status, duration_ms, reason) = (classified.http_status, millis(duration), &*classified.reason);
+        tracing::debug!(message_id, attempt, token, outcome, status, duration_ms, reason, "attempt");
     }
 
     /// The CRM may have two tasks for a message.
