@@ -20,6 +20,7 @@ use crate::clock::rfc3339;
 use crate::crm::classify::Classified;
 use crate::gate::{BlockReason, Gate};
 use crate::ledger::LedgerError;
+use crate::message::body::too_large;
 use crate::message::disposition::{Disposition, Settlement};
 use crate::message::failure::{Kind, shorten};
 use crate::message::mapper::Mapper;
@@ -363,10 +364,10 @@ impl Telemetry {
                 tracing::info!("serial mode is over");
             }
             ConnectionChange::Oversized { message_id, bytes } => {
-                let kind = Kind::TooLarge.as_str();
-                self.metrics.settled(Disposition::DEAD_LETTERED, kind).inc();
+                let (outcome, kind, reason) = (Disposition::DEAD_LETTERED, Kind::TooLarge.as_str(), too_large(*bytes));
+                self.metrics.settled(outcome, kind).inc();
                 let message_id = message_id.as_deref().unwrap_or("-");
-                tracing::warn!(message_id, outcome = Disposition::DEAD_LETTERED, kind, bytes, "settled by RabbitMQ");
+                tracing::warn!(message_id, outcome, kind, bytes, reason, "settled by RabbitMQ");
             }
         }
     }
