@@ -117,7 +117,7 @@ fn secret_or_its_file_in_the_environment_overrides_both_in_the_file() {
     assert_eq!(field(&config, "crm.tokens"), "one+two+three");
     assert_eq!(config.crm.tokens_file.as_ref().map(WatchedFile::path), Some(tokens.0.as_path()));
     assert!(matches!(config.ledger.store, LedgerStore::Memory));
-    assert_eq!(read_tokens(&tokens.0, "one,two").unwrap().len(), 2);
+    assert_eq!(read_tokens(&tokens.0, "one,two").unwrap().0.len(), 2);
 
     let config = load_both(&toml, &[("WTW_CRM_TOKENS", "four")]).unwrap().config;
     assert_eq!(field(&config, "crm.tokens"), "four");
