@@ -129,7 +129,10 @@ impl Console {
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
         let console = loaded.config.console.clone();
-        let auth = Auth::new(&console).map_err(StartError::Configuration)?;
+        let auth = Auth::new(&console, &stop).map_err(|why| match stop.is_cancelled() {
+            true => StartError::Failed("interrupted".to_owned()),
+            false => StartError::Configuration(why),
+        })?;
         if !console.listen.ip().is_loopback() && !auth.is_needed() {
             return Err(StartError::Configuration(format!(
                 "console.listen: {} is reached from other machines, and no password is set. Set console.password_file \

@@ -259,9 +259,7 @@ fn read_secret(key: &Key, path: &Path, stop: &CancellationToken) -> Result<Writt
 /// The same as [`read_secret`].
 pub(super) fn secret(key: &Key, path: &Path, text: &str) -> Result<Written, String> {
     let file = WatchedFile::new(path, text, files::MAX_SECRET_BYTES);
-    if text.starts_with('\u{feff}') {
-        return Err("begins with a byte-order mark; save it as UTF-8 without one".to_owned());
-    }
+    files::check_mark(text)?;
     let entries = match text.trim() {
         text if key.is_list => entries(text),
         "" => Vec::new(),
