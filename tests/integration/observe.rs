@@ -156,7 +156,7 @@ async fn pages_answer_within_a_second_under_a_flood() {
     let before = resident(worker.process.id());
     for _ in 0..3 {
         let flood = join_all((0..FLOOD).map(half)).await;
-        for page in ["livez", "readyz", "metrics"] {
+        for page in ["livez", "readyz", "metrics", "status", "ledger?id=x"] {
             let began = Instant::now();
             let answer = client.get(format!("{}/{page}", worker.admin)).send().await.expect("an answer");
             let (status, body) = (answer.status(), answer.text().await.expect("a body"));
