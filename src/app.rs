@@ -68,7 +68,10 @@ impl App {
     /// # Errors
     /// What is wrong, in words for an operator.
     pub async fn new(config: Config, mapper: Mapper) -> Result<Self, String> {
-        let crm = HttpCrm::new(&config.crm)?;
+        let crm = config.crm.clone();
+        // Reading crm.ca_file blocks.
+        let crm =
+            tokio::task::spawn_blocking(move || HttpCrm::new(&crm)).await.map_err(|error| error.to_string())??;
         Self::with_crm(config, mapper, crm).await
     }
 

@@ -37,6 +37,7 @@ use crate::config::{Config, LedgerStore, Loaded};
 use crate::dead_letters::DeadLetters;
 use crate::dead_letters::audit::Record;
 use crate::dead_letters::preview::Previewer;
+use crate::observe::listener::{RetryingListener, bind};
 use crate::observe::watched_files::WatchedFiles;
 use crate::reload;
 
@@ -128,7 +129,10 @@ impl Console {
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
         let console = loaded.config.console.clone();
-        let auth = Auth::new(&console).map_err(StartError::Configuration)?;
+        let auth = Auth::new(&console, &stop).map_err(|why| match stop.is_cancelled() {
+            true => StartError::Failed("interrupted".to_owned()),
+            false => StartError::Configuration(why),
+        })?;
         if !console.listen.ip().is_loopback() && !auth.is_needed() {
             return Err(StartError::Configuration(format!(
                 "console.listen: {} is reached from other machines, and no password is set. Set console.password_file \
@@ -137,7 +141,7 @@ impl Console {
                 console.listen
             )));
         }
-        let listener = TcpListener::bind(console.listen).await.map_err(|error| {
+        let listener = bind(console.listen).map_err(|error| {
             StartError::Failed(format!("console.listen: cannot listen on {}: {error}", console.listen))
         })?;
         let config = Arc::new(loaded.config.clone());
@@ -167,6 +171,7 @@ impl Console {
     /// Serves the pages until it is stopped, then waits for open work.
     pub(crate) async fn serve(self) -> Result<(), String> {
         let Self { app, listener } = self;
+        let mut listener = RetryingListener::new(listener, "console.listen");
         app.resume()?;
         let routes = pages::routes(&app);
         app.watch_logins();
@@ -188,19 +193,12 @@ impl Console {
         let accepting = async {
             loop {
                 let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-                match listener.accept().await {
-                    Ok((stream, address)) => {
-                        let served = connection(routes.clone(), stream, Peer(address));
-                        app.tasks.spawn(async move {
-                            served.await;
-                            drop(place);
-                        });
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted; if this repeats, raise the limit of open files (ulimit -n)");
-                        sleep(Duration::from_millis(100)).await;
-                    }
-                }
+                let (stream, address) = listener.next().await;
+                let served = connection(routes.clone(), stream, Peer(address));
+                app.tasks.spawn(async move {
+                    served.await;
+                    drop(place);
+                });
             }
         };
         let _: Option<()> = app.stop.run_until_cancelled(accepting).await;

@@ -120,6 +120,11 @@ impl TokenSlot {
         &self.taken.secret
     }
 
+    /// The position of the token in the configuration, counted from 0.
+    pub fn position(&self) -> usize {
+        self.taken.position
+    }
+
     /// Whether it is the one request that finds out whether a closed gate can open.
     pub fn is_probe(&self) -> bool {
         self.is_probe

@@ -54,12 +54,8 @@ impl Settler {
         acker: &dyn Acker,
         disposition: &Disposition,
     ) -> Settlement {
-        let queue = match disposition {
-            Disposition::Ack | Disposition::AlreadyCreated | Disposition::Skip(_) => return Settlement::Ack,
-            Disposition::Requeue => return Settlement::Requeue,
-            Disposition::Retry(delay) => retry_queue(&self.queue, *delay),
-            Disposition::Hold => hold_queue(&self.queue),
-            Disposition::DeadLetter(_) => self.dead_letter_queue.clone(),
+        let Some(queue) = self.copy_queue(disposition) else {
+            return if *disposition == Disposition::Requeue { Settlement::Requeue } else { Settlement::Ack };
         };
         let is_id_open = matches!(disposition, Disposition::DeadLetter(failure) if failure.leaves_id_open())
             && self.mapper.has_rules();
@@ -71,6 +67,16 @@ impl Settler {
         let at = self.clock.now();
         let properties = |frame_max| self.properties(message, state, disposition, at, frame_max);
         self.publish(acker, &queue, &message.body, properties).await
+    }
+
+    /// The queue for the copy that a disposition asks for, if it asks for one.
+    pub fn copy_queue(&self, disposition: &Disposition) -> Option<String> {
+        match disposition {
+            Disposition::Retry(delay) => Some(retry_queue(&self.queue, *delay)),
+            Disposition::Hold => Some(hold_queue(&self.queue)),
+            Disposition::DeadLetter(_) => Some(self.dead_letter_queue.clone()),
+            Disposition::Ack | Disposition::AlreadyCreated | Disposition::Skip(_) | Disposition::Requeue => None,
+        }
     }
 
     fn properties(

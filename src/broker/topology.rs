@@ -258,9 +258,12 @@ pub async fn apply(connection: &Connection, topology: &Topology, mode: TopologyM
             passive: mode == TopologyMode::Verify,
             ..QueueDeclareOptions::default()
         };
-        let what = format!("declare the queue {}", queue.name);
+        let what = match mode {
+            TopologyMode::Declare => format!("declare the queue {}", queue.name),
+            TopologyMode::Verify => format!("look for the queue {}", queue.name),
+        };
         let declared = bounded(&what, channel.queue_declare(name, options, table(queue))).await;
-        declared.map_err(|error| explain(error, &queue.name))?;
+        declared.map_err(|error| explain(error, &queue.name, mode))?;
     }
     bindings::apply(&channel, &topology.bindings, mode).await.map_err(|refused| match refused {
         BindingsError::Broker(error) => TopologyError::Broker(error),
@@ -306,15 +309,23 @@ fn table(queue: &Queue) -> Headers {
     table
 }
 
-fn explain(error: BrokerError, queue: &str) -> TopologyError {
-    if error.code != Some(BrokerError::PRECONDITION_FAILED) {
-        return TopologyError::Broker(error);
+fn explain(error: BrokerError, queue: &str, mode: TopologyMode) -> TopologyError {
+    match error.code {
+        // Its owner may create it later.
+        Some(BrokerError::NOT_FOUND) if mode == TopologyMode::Verify => {
+            let message = format!(
+                "the queue {queue} does not exist, and broker.topology = \"verify\" leaves it to others to create it. Ways out: \
+                 create it as \"wolkvox-task-worker topology\" prints it; or set broker.topology = \"declare\""
+            );
+            TopologyError::Broker(BrokerError { message, ..error })
+        }
+        Some(BrokerError::PRECONDITION_FAILED) => TopologyError::Differs(format!(
+            "the queue {queue} exists with other arguments and is left alone: {}\n\
+             Ways out: {WAYS_OUT}.",
+            error.message
+        )),
+        _ => TopologyError::Broker(error),
     }
-    TopologyError::Differs(format!(
-        "the queue {queue} exists with other arguments and is left alone: {}\n\
-         Ways out: {WAYS_OUT}.",
-        error.message
-    ))
 }
 
 #[cfg(test)]

@@ -92,10 +92,10 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
     let messages = source.messages(ids).map_err(Error::failed)?;
     let publisher = Publisher::new(Arc::new(Connector::new(config.broker)), "publish", TaskTracker::new());
     let bar = progress(total);
-    let sent = send::all(messages, &publisher, &queue, &bar, stop).await;
+    let sent = send::all(messages, total, &publisher, &queue, &bar, stop).await;
     bar.finish_and_clear();
     publisher.close().await;
-    match sent.report(total, &queue) {
+    match sent.report(&queue) {
         Some(report) => Err(Error::failed(report)),
         None => {
             print(&match total {

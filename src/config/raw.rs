@@ -259,9 +259,7 @@ fn read_secret(key: &Key, path: &Path, stop: &CancellationToken) -> Result<Writt
 /// The same as [`read_secret`].
 pub(super) fn secret(key: &Key, path: &Path, text: &str) -> Result<Written, String> {
     let file = WatchedFile::new(path, text, files::MAX_SECRET_BYTES);
-    if text.starts_with('\u{feff}') {
-        return Err("begins with a byte-order mark; save it as UTF-8 without one".to_owned());
-    }
+    files::check_mark(text)?;
     let entries = match text.trim() {
         text if key.is_list => entries(text),
         "" => Vec::new(),
@@ -298,7 +296,12 @@ fn without_section(name: &str) -> Option<String> {
 }
 
 /// The end of an error about an unknown name.
-fn did_you_mean(name: Option<String>) -> String {
+fn did_you_mean(unknown: &str, name: Option<String>) -> String {
+    if unknown.to_lowercase().contains("prefetch") {
+        return "is not known; the worker computes the prefetch from the number of crm.tokens, \
+                crm.max_in_flight_per_token and crm.requests_per_second"
+            .to_owned();
+    }
     match name {
         Some(name) => format!("is not known; did you mean {name}?"),
         None => "is not known".to_owned(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jiff::civil::Date;
+use tokio_util::sync::CancellationToken;
 use toml::{Table, Value as Toml};
 
 use super::files;
@@ -304,6 +305,7 @@ impl Events {
         rules_file: Option<PathBuf>,
         rules: Option<(Toml, String)>,
         problems: &mut Vec<Problem>,
+        stop: &CancellationToken,
     ) -> Self {
         let (unmatched, holidays) = (outside.unmatched, outside.holidays.clone());
         let mut events =
@@ -313,7 +315,7 @@ impl Events {
                 let message = format!("are given in {source} and in events.rules_file; one of the two is allowed");
                 problems.push(Problem::new("rules", source, message));
             }
-            match file::first_read(&events, &path) {
+            match file::first_read(&events, &path, stop) {
                 Ok(read) => events = read,
                 Err(found) => {
                     problems.extend(found.0);

@@ -24,7 +24,7 @@ pub(super) fn config(reader: &mut Reader<'_>, sources: &Sources) -> Result<Confi
     let broker = broker(reader);
     let crm = crm(reader, sources);
     let task = task(reader);
-    let events = events(reader, sources.tolerates_wrong_rules);
+    let events = events(reader, sources);
     if let (Ok(Task { unknown_fields: UnknownFields::Ignore, .. }), Ok(Events { rules, .. })) = (&task, &events)
         && !rules.is_empty()
     {
@@ -227,7 +227,7 @@ fn task(reader: &mut Reader<'_>) -> Result<Task, Reported> {
     })
 }
 
-fn events(reader: &mut Reader<'_>, tolerates_wrong_rules: bool) -> Result<Events, Reported> {
+fn events(reader: &mut Reader<'_>, sources: &Sources) -> Result<Events, Reported> {
     let unmatched = reader.want("events.unmatched", choice([Unmatched::DeadLetter, Unmatched::Skip]));
     let holidays = reader.each("events.holidays", |_, text| holiday(text));
     let rules_file = reader.read("events.rules_file", path);
@@ -243,8 +243,8 @@ fn events(reader: &mut Reader<'_>, tolerates_wrong_rules: bool) -> Result<Events
     };
     let file = rules_file.as_ref().ok().cloned().flatten();
     let mut problems = Vec::new();
-    let events = Events::new(outside, file, rules, &mut problems);
-    if !(tolerates_wrong_rules && events.rules_file.is_some()) {
+    let events = Events::new(outside, file, rules, &mut problems, &sources.stop);
+    if !(sources.tolerates_wrong_rules && events.rules_file.is_some()) {
         reader.problems.extend(problems);
     }
     (unmatched.and(holidays.map(|_| ())).and(rules_file.map(|_| ()))).map(|()| events)

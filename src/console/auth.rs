@@ -12,14 +12,13 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::config::Console;
+use crate::config::{Console, files};
 use crate::observe::ledger_page::hex;
 
 /// The longest password that is checked, in bytes.
 const MAX_PASSWORD_BYTES: usize = 1_024;
-/// The largest password file that is read, in bytes.
-const MAX_FILE_BYTES: u64 = 64 << 10;
 /// First and longest wait after wrong passwords.
 const LOGIN_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// The most addresses whose wrong passwords are remembered.
@@ -76,11 +75,11 @@ pub(crate) struct Auth {
 }
 
 impl Auth {
-    /// Reads the password files.
+    /// Reads the password files, until `stop`.
     ///
     /// # Errors
     /// A file that cannot be read, or has a line that is no hash.
-    pub(crate) fn new(config: &Console) -> Result<Self, String> {
+    pub(crate) fn new(config: &Console, stop: &CancellationToken) -> Result<Self, String> {
         let mut logins = Vec::new();
         let files = [
             ("password_file", &config.password_file, Role::Operator),
@@ -88,7 +87,8 @@ impl Auth {
         ];
         for (key, path, role) in files {
             if let Some(path) = path {
-                logins.extend(read(path, role).map_err(|why| format!("console.{key}: {}: {why}", path.display()))?);
+                logins
+                    .extend(read(path, role, stop).map_err(|why| format!("console.{key}: {}: {why}", path.display()))?);
             }
         }
         Ok(Self { logins, failures: Mutex::default(), checking: Semaphore::new(1) })
@@ -169,14 +169,9 @@ fn verify(hash: &SecretString, password: &SecretString) -> bool {
         .is_ok_and(|hash| Argon2::default().verify_password(password.expose_secret().as_bytes(), &hash).is_ok())
 }
 
-fn read(path: &Path, role: Role) -> Result<Vec<Login>, String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
-    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("has more than {MAX_FILE_BYTES} bytes"));
-    }
+fn read(path: &Path, role: Role, stop: &CancellationToken) -> Result<Vec<Login>, String> {
+    let text = files::read(path, files::MAX_SECRET_BYTES, stop)?;
+    files::check_mark(&text)?;
     let mut logins = Vec::new();
     for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#')) {
         let (name, hash) = match line.trim().split_once(':') {
@@ -237,7 +232,7 @@ mod tests {
         std::fs::write(&path, lines).unwrap();
         let environment = vec![("WTW_CONSOLE_PASSWORD_FILE".into(), path.clone().into())];
         let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
-        let auth = Auth::new(&config.console);
+        let auth = Auth::new(&config.console, &CancellationToken::new());
         std::fs::remove_file(path).unwrap();
         auth
     }
@@ -264,11 +259,27 @@ mod tests {
 
     #[test]
     fn password_file_with_a_bad_line_is_refused_without_quoting_it() {
-        for (lines, why) in [("", "is empty"), ("hunter2", "line 1 is not an Argon2 hash"), ("\n$2y$05$abc", "line 2")]
-        {
+        for (lines, why) in [
+            ("", "is empty"),
+            ("hunter2", "line 1 is not an Argon2 hash"),
+            ("\n$2y$05$abc", "line 2"),
+            ("\u{feff}ana:hunter2", "begins with a byte-order mark"),
+        ] {
             let refused = auth(lines).err().unwrap();
             assert!(refused.contains(why) && !refused.contains("hunter2"), "{refused}");
         }
+    }
+
+    #[test]
+    fn password_file_that_never_ends_is_refused() {
+        let environment = vec![("WTW_CONSOLE_PASSWORD_FILE".into(), "/dev/zero".into())];
+        let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
+        let refused = Auth::new(&config.console, &CancellationToken::new()).err().unwrap();
+        assert_eq!(refused, "console.password_file: /dev/zero: is larger than 64 KiB");
+        let stopped = CancellationToken::new();
+        stopped.cancel();
+        let refused = Auth::new(&config.console, &stopped).err().unwrap();
+        assert_eq!(refused, "console.password_file: /dev/zero: was not read: interrupted");
     }
 
     #[test]

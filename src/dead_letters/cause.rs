@@ -2,7 +2,7 @@
 //! values. Pure.
 
 use crate::message::dead_letter::DeadLetter;
-use crate::message::failure::shorten;
+use crate::message::failure::{CUT, shorten};
 
 /// Longest cause, in bytes.
 const MAX_CAUSE_BYTES: usize = 200;
@@ -56,6 +56,11 @@ pub fn normalised(text: &str) -> String {
                 quoted(&mut rest, c);
                 left.push_str("\"…\"");
             }
+            // In a path, as in `body.items[0]`, a bracket follows a name.
+            '[' | '{' if !left.ends_with(char::is_alphanumeric) => {
+                listed(&mut rest);
+                left.push('N');
+            }
             c if c.is_whitespace() || c.is_control() => {
                 if !left.ends_with(' ') {
                     left.push(' ');
@@ -87,11 +92,32 @@ fn quoted(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, mark: char) {
     }
 }
 
-/// A word, or `N` if it contains a digit and is no name of an encoding. Punctuation after it stays.
+/// Skips a list or an object up to its closing bracket, or up to the mark where it was shortened. A bracket that never closes
+/// is skipped alone.
+fn listed(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) {
+    let (mut within, mut depth) = (rest.clone(), 1_usize);
+    while depth > 0 {
+        match within.next() {
+            Some('"') => quoted(&mut within, '"'),
+            Some('[' | '{') => depth += 1,
+            Some(']' | '}') => depth -= 1,
+            Some(_) => {}
+            None if !rest.clone().any(|c| c == CUT) => return,
+            None => {
+                let _ = rest.find(|c| *c == CUT);
+                rest.next_if(|c| matches!(c, ']' | '}'));
+                return;
+            }
+        }
+    }
+    *rest = within;
+}
+
+/// A word, or `N` if it is a user or contains a digit, and is no name of an encoding. Punctuation after it stays.
 fn without_value(word: &str) -> String {
     let end = word.trim_end_matches(['-', ':', '.', '+', '@']);
     let marks = word.get(end.len()..).unwrap_or_default();
-    match end.chars().any(|c| c.is_numeric()) && !end.starts_with("UTF-") {
+    match end.chars().any(|c| c.is_numeric() || c == '@') && !end.starts_with("UTF-") {
         true => format!("N{marks}"),
         false => word.to_owned(),
     }
@@ -101,6 +127,8 @@ fn without_value(word: &str) -> String {
 mod tests {
     use super::*;
     use crate::broker::Message;
+    use crate::config::UnknownFields;
+    use crate::message::task::decode;
 
     #[test]
     fn cause_leaves_values_out() {
@@ -123,9 +151,25 @@ mod tests {
                 "the body is UTF-16 text, N bytes",
             ),
             ("order 0190c2f0-7b1e-7a4e", "order 77aa-1", "order N"),
+            ("name: is [1,2]; a string", "name: is [1,[\"]\",{\"a\":2}],3]; a string", "name: is N; a string"),
+            ("name: is {}; a string", "name: is [[\"aaa…]; a string", "name: is N; a string"),
+            ("code [ 7", "code [ 8", "code N N"),
+            ("body.items[0] is null", "body.items[10] is null", "body.items[N] is null"),
+            ("the owner agent@demo is inactive", "the owner ana@demo is inactive", "the owner N is inactive"),
         ] {
             assert_eq!(normalised(one), cause);
             assert_eq!(normalised(other), cause);
+        }
+        for [priority, remember] in
+            [["\"low\u{e9}\"", "\"yes\""], ["\"LONG\"", "[\"LONG\",{}]"], ["\"LONG\\ud800\"", "{\"LONG\":1}"]]
+        {
+            let body = format!("{{\"priority\":{priority},\"remember\":{remember}}}").replace("LONG", &"x".repeat(200));
+            let decoded = decode(body.as_bytes(), UnknownFields::Reject).unwrap();
+            let problems: Vec<String> = decoded.problems.iter().map(ToString::to_string).collect();
+            let cause = normalised(&problems.join("; "));
+            assert!(cause.starts_with("priority: is \"…\"") && !cause.contains("xx"), "{cause}");
+            assert!(cause.ends_with("; true or false is allowed, without quotes"), "{cause}");
+            assert!(cause.contains("; remember: is "), "{cause}");
         }
         assert_eq!(normalised("THE OWNER\nIS  INACTIVE"), "THE OWNER IS INACTIVE");
         assert!(normalised(&"word ".repeat(10_000)).len() < MAX_CAUSE_BYTES * 3);

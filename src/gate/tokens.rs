@@ -84,6 +84,8 @@ struct Token {
 #[derive(Debug)]
 pub(super) struct TakenSlot {
     pub(super) secret: Arc<SecretString>,
+    /// The token's position when it was taken.
+    pub(super) position: usize,
     /// The half-open request of a suspended token.
     pub(super) half_open: Option<HalfOpenId>,
 }
@@ -179,7 +181,7 @@ impl Tokens {
             }
             self.next = at + 1;
             let half_open = token.breaker.cause().is_some().then(|| token.breaker.start_half_open());
-            return Some(TakenSlot { secret: Arc::clone(&token.secret), half_open });
+            return Some(TakenSlot { secret: Arc::clone(&token.secret), position: at, half_open });
         }
         None
     }

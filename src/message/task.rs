@@ -163,8 +163,11 @@ impl<'a> Decoded<'a> {
             Value::Object(_) => "is an object",
             Value::Null => "is null",
         };
-        let problem =
-            FieldProblem::quoting(named(field), format!("is {}; {allowed}", shown(held)), format!("{is}; {allowed}"));
+        let problem = FieldProblem::quoting(
+            named(field),
+            format!("is {}; {allowed}", shown(&held.to_string())),
+            format!("{is}; {allowed}"),
+        );
         self.problems.push(problem);
     }
 
@@ -180,7 +183,7 @@ impl<'a> Decoded<'a> {
             // Well-formed JSON that the parser cannot hold: half a surrogate pair, a number out of range, deeply nested
             // brackets.
             Err(error) => {
-                let held = shorten(value.get(), MAX_SHOWN);
+                let held = shown(value.get());
                 let rest = format!("cannot be read: {}; {} is allowed", body::reason(&error), allowed(field));
                 self.problems.push(FieldProblem::quoting(named(field), format!("is {held}, which {rest}"), rest));
             }
@@ -286,9 +289,13 @@ fn integer(value: &RawValue) -> Option<&str> {
 /// Longest value that a problem report quotes, in bytes.
 const MAX_SHOWN: usize = 60;
 
-/// A value as a problem report quotes it.
-fn shown(value: &Value) -> String {
-    shorten(&value.to_string(), MAX_SHOWN)
+/// A JSON value as a problem report quotes it. A text, list or object that is shortened keeps its end mark, which shows where
+/// the value ends.
+fn shown(json: &str) -> String {
+    match json.chars().last().filter(|mark| matches!(mark, '"' | ']' | '}')) {
+        Some(mark) if json.len() > MAX_SHOWN => format!("{}{mark}", shorten(json, MAX_SHOWN - 1)),
+        Some(_) | None => shorten(json, MAX_SHOWN),
+    }
 }
 
 /// A field's name in a problem report, quoted if it is not a simple name.

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::message::reference::Reference;
 use crate::observe::ledger_page::MAX_IDS;
-use crate::observe::listener::{NewestConnections, accept};
+use crate::observe::listener::{NewestConnections, RetryingListener};
 use crate::observe::status::Status;
 
 /// The pages and their answers, as docs/reference.md lists them.
@@ -58,9 +58,10 @@ const GRACE: Duration = Duration::from_secs(1);
 pub async fn serve(listener: TcpListener, status: Arc<Status>, stop: CancellationToken) {
     let routes = TowerToHyperService::new(routes(status));
     let (mut newest, connections) = (NewestConnections::new(MAX_CONNECTIONS), TaskTracker::new());
+    let mut listener = RetryingListener::new(listener, "admin.listen");
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).keep_alive(false).max_buf_size(MAX_REQUEST);
-    while let Some(stream) = stop.run_until_cancelled(accept(&listener, "admin.listen")).await {
+    while let Some((stream, _)) = stop.run_until_cancelled(listener.next()).await {
         let served = http.serve_connection(TokioIo::new(stream), routes.clone());
         let stop = stop.clone();
         let task = connections.spawn(async move {

@@ -20,6 +20,7 @@ use crate::clock::rfc3339;
 use crate::crm::classify::Classified;
 use crate::gate::{BlockReason, Gate};
 use crate::ledger::LedgerError;
+use crate::message::body::too_large;
 use crate::message::disposition::{Disposition, Settlement};
 use crate::message::failure::{Kind, shorten};
 use crate::message::mapper::Mapper;
@@ -44,6 +45,8 @@ pub struct SettledDelivery<'a> {
     pub disposition: &'a Disposition,
     /// How it was settled.
     pub settlement: &'a Settlement,
+    /// The queue that its copy goes to.
+    pub to: Option<&'a str>,
     /// Attempts so far, including earlier rounds.
     pub attempts: u32,
     /// Its current round.
@@ -191,13 +194,21 @@ impl Telemetry {
         self.metrics.in_flight.inc();
     }
 
-    /// A request ended.
-    pub fn attempted(&self, message_id: Option<&str>, classified: &Classified, duration: Duration) {
+    /// A request on the token at this position ended: the message's `attempt`, counted from 1. An attempt that does not count
+    /// leaves its number to the next.
+    pub fn attempted(
+        &self,
+        message_id: Option<&str>,
+        attempt: u32,
+        token: usize,
+        classified: &Classified,
+        duration: Duration,
+    ) {
         self.metrics.attempts(classified.outcome).inc();
         self.metrics.attempt_seconds.observe(duration.as_secs_f64());
         let (message_id, outcome) = (message_id.unwrap_or("-"), classified.outcome.as_str());
-        let (status, duration_ms) = (classified.http_status, millis(duration));
-        tracing::debug!(message_id, outcome, status, duration_ms, reason = classified.reason, "attempt");
+        let (status, duration_ms, reason) = (classified.http_status, millis(duration), &*classified.reason);
+        tracing::debug!(message_id, attempt, token, outcome, status, duration_ms, reason, "attempt");
     }
 
     /// The CRM may have two tasks for a message.
@@ -353,10 +364,10 @@ impl Telemetry {
                 tracing::info!("serial mode is over");
             }
             ConnectionChange::Oversized { message_id, bytes } => {
-                let kind = Kind::TooLarge.as_str();
-                self.metrics.settled(Disposition::DEAD_LETTERED, kind).inc();
+                let (outcome, kind, reason) = (Disposition::DEAD_LETTERED, Kind::TooLarge.as_str(), too_large(*bytes));
+                self.metrics.settled(outcome, kind).inc();
                 let message_id = message_id.as_deref().unwrap_or("-");
-                tracing::warn!(message_id, outcome = Disposition::DEAD_LETTERED, kind, bytes, "settled by RabbitMQ");
+                tracing::warn!(message_id, outcome, kind, bytes, reason, "settled by RabbitMQ");
             }
         }
     }

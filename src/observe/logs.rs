@@ -2,6 +2,8 @@
 //! waits.
 //! Traces: see [`crate::observe::traces`].
 
+#[cfg(test)]
+pub(crate) mod captured;
 mod lines;
 mod repeated;
 

@@ -146,6 +146,7 @@ impl Worker {
     /// Step 5: sends one request. It is never cancelled, because then it is not known whether it reached the CRM.
     pub(super) async fn send(&self, d: &mut DeliveryContext<'_>, slot: TokenSlot, body: Bytes) -> Attempt {
         let (at, began, is_probe) = (self.clock.now(), Instant::now(), slot.is_probe());
+        let (number, token) = (d.state.attempts.saturating_add(1), slot.position());
         // If a panic occurs before the answer is known, the task may exist.
         let possibly_created = std::mem::replace(&mut d.state.possibly_created, true);
         let mut classified = classify(&self.crm.insert(slot.token(), body).await, self.clock.now());
@@ -160,7 +161,7 @@ impl Worker {
         yield_now().await;
         let uncounted_probe = is_probe && classified.outcome == Outcome::Unavailable;
         let counts = classified.outcome.spends_attempt() && !uncounted_probe;
-        self.telemetry.attempted(d.message.id(), &classified, duration);
+        self.telemetry.attempted(d.message.id(), number, token, &classified, duration);
         if counts {
             d.count_attempt(at, &classified, duration);
         }

@@ -77,6 +77,7 @@ impl Worker {
             rule: report.rule.as_deref(),
             disposition,
             settlement,
+            to: self.settler.copy_queue(disposition).as_deref(),
             attempts: state.attempts,
             round: state.round,
             reason: report.last_attempt.as_ref().map(|attempt| attempt.reason.as_str()),

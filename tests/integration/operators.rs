@@ -146,6 +146,9 @@ async fn find_shows_a_message_on_any_queue() {
     for (line, id) in settled.iter().zip(["created", "later"]) {
         assert_eq!((&line["message_id"], &line["reference"]), (&json!(id), &json!(reference(id))));
     }
+    let retried = settled.iter().find(|line| line["outcome"] == "retried").expect("a retry");
+    assert_eq!((&retried["to"], &retried["next"]), (&json!(format!("{}.retry.1h", rig.queue)), &json!("1h")));
+    assert!(retried["reason"].as_str().is_some_and(|reason| reason.contains("500")), "{retried}");
     for (text, says) in [
         (reference("created"), "Its task was created."),
         (format!("[ref:{}]", reference("created")), "Its task was created."),

@@ -316,7 +316,7 @@ async fn insert_refuses_a_task_with_anything_missing_or_wrong() {
 
 #[tokio::test]
 async fn sandbox_warns_when_it_listens_beyond_loopback() {
-    for (listen, warns) in [("127.0.0.1:0", false), ("0.0.0.0:0", true)] {
+    for (listen, warns) in [("127.0.0.1:0", false), ("0.0.0.0:0", true), ("[::]:0", true)] {
         let sandbox = Process::start(&["sandbox", "--listen", listen], &Env::new());
         let has = |part: &str| sandbox.lines().iter().any(|line| line.contains(part));
         until("it says its address", async || has("{\"listening\":\"http://")).await;

@@ -34,10 +34,10 @@ pub(super) struct FilterArgs {
     /// Only messages whose reason names this field
     #[arg(long, value_name = "FIELD")]
     field: Option<String>,
-    /// Only messages that failed at least this long ago (for example 2h)
+    /// Only messages that failed at least this long ago (for example 2h). Messages without a failure time are left out
     #[arg(long, value_name = "DURATION", value_parser = filter::age)]
     older_than: Option<Duration>,
-    /// Only messages that failed within this time (for example 30m)
+    /// Only messages that failed within this time (for example 30m). Messages without a failure time are left out
     #[arg(long, value_name = "DURATION", value_parser = filter::age)]
     newer_than: Option<Duration>,
     /// Only messages with this text in id, reason, the CRM's words or body; or with a value in the body:

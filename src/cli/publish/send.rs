@@ -22,6 +22,8 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
 /// The state of all messages.
 #[derive(Debug, Default)]
 pub(super) struct SendResult {
+    /// How many messages were checked. No others are sent.
+    total: usize,
     /// The last message that was started. All before it were started, too.
     begun: usize,
     /// Messages that were not published, and why.
@@ -29,17 +31,21 @@ pub(super) struct SendResult {
     /// Messages whose confirm did not arrive, and why.
     unknown: BTreeMap<usize, String>,
     is_interrupted: bool,
+    /// Whether the input had fewer or more messages than were checked.
+    has_changed: bool,
 }
 
-/// Publishes all messages. After an error or an interruption it starts no further message, and waits for open ones.
+/// Publishes the `total` messages that were checked. After an error or an interruption it starts no further message, and waits
+/// for open ones.
 pub(super) async fn all<R: Read>(
     mut messages: Input<R>,
+    total: usize,
     publisher: &dyn Publish,
     queue: &str,
     bar: &ProgressBar,
     stop: &CancellationToken,
 ) -> SendResult {
-    let mut sent = SendResult::default();
+    let mut sent = SendResult { total, ..SendResult::default() };
     let mut under_way = FuturesUnordered::new();
     let mut places: Vec<usize> = Vec::new();
     let mut is_over = false;
@@ -47,7 +53,7 @@ pub(super) async fn all<R: Read>(
     loop {
         while !is_over && sent.is_good() && under_way.len() < MAX_CONCURRENT {
             match messages.next() {
-                Some(Ok(message)) => {
+                Some(Ok(message)) if message.place <= total => {
                     sent.begun = message.place;
                     places.push(message.place);
                     under_way.push(async move {
@@ -55,11 +61,14 @@ pub(super) async fn all<R: Read>(
                     });
                 }
                 // The message was valid when it was checked.
-                Some(Err(bad)) => {
+                Some(Err(bad)) if bad.place <= total => {
                     sent.begun = bad.place;
                     sent.failed.insert(bad.place, format!("the input has changed: {}", bad.why));
                 }
-                None => is_over = true,
+                next => {
+                    is_over = true;
+                    sent.has_changed = next.is_some() || sent.begun < total;
+                }
             }
         }
         if end.is_none() && !sent.is_good() {
@@ -109,8 +118,9 @@ impl SendResult {
     }
 
     /// Which messages are confirmed, not published, or unknown; none when all are confirmed.
-    pub(super) fn report(&self, total: usize, queue: &str) -> Option<String> {
-        if self.failed.is_empty() && self.unknown.is_empty() && self.begun >= total {
+    pub(super) fn report(&self, queue: &str) -> Option<String> {
+        let total = self.total;
+        if self.failed.is_empty() && self.unknown.is_empty() && self.begun >= total && !self.has_changed {
             return None;
         }
         let is_confirmed = |place: &usize| !self.failed.contains_key(place) && !self.unknown.contains_key(place);
@@ -120,6 +130,13 @@ impl SendResult {
         let mut lines = Vec::new();
         if self.is_interrupted {
             lines.push("interrupted".to_owned());
+        }
+        if self.has_changed {
+            let how = match self.begun < total {
+                true => format!("it ends after message {}", self.begun),
+                false => format!("what follows message {total} is new and was not published"),
+            };
+            lines.push(format!("the input has changed while it was read: {how}"));
         }
         let mut whys: Vec<(&String, Vec<usize>)> = Vec::new();
         for (place, why) in self.failed.iter().chain(&self.unknown) {

@@ -82,7 +82,7 @@ impl Reading<'_> {
                     (_, near) => near.map(|section| format!("[{section}]")),
                 };
                 let meant = without_section(name).or_else(section);
-                self.problem(name, did_you_mean(meant));
+                self.problem(name, did_you_mean(name, meant));
             }
         }
     }
@@ -101,7 +101,7 @@ impl Reading<'_> {
             });
             let leaves = leaves.chain((section == "broker").then_some("bindings"));
             let meant = suggest(leaf, leaves).map(|leaf| format!("{section}.{leaf}"));
-            return self.problem(&name, did_you_mean(meant));
+            return self.problem(&name, did_you_mean(&name, meant));
         };
         // A secret's file is one path, even if the secret is a list.
         let list = key.is_list && name == key.name;

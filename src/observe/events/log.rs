@@ -1,6 +1,8 @@
 //! The log line of a settled message.
 
 use super::{SettledDelivery, millis};
+use crate::broker::topology::HOLD_QUEUE_DELAY;
+use crate::duration;
 use crate::message::disposition::Disposition;
 use crate::message::disposition::Settlement;
 
@@ -37,16 +39,29 @@ pub(super) fn log_settled(settled: &SettledDelivery<'_>, message_id: &str, outco
             );
         }
         Disposition::Retry(delay) => {
-            let (reason, next, round) = (settled.reason, crate::duration::format(*delay), settled.round);
-            tracing::info!(message_id, reference, rule, outcome, attempts, duration_ms, reason, next, round, "settled");
+            let (reason, to, round) = (settled.reason, settled.to, settled.round);
+            let next = duration::format(*delay);
+            tracing::info!(
+                message_id,
+                reference,
+                rule,
+                outcome,
+                attempts,
+                duration_ms,
+                reason,
+                to,
+                next,
+                round,
+                "settled"
+            );
         }
-        Disposition::Hold | Disposition::Requeue => {
-            let why = if settled.disposition == &Disposition::Hold {
-                "the gate was closed, or another delivery had the message, for as long as gate.hold"
-            } else {
-                "the worker stops, or its connection to RabbitMQ is gone"
-            };
-            let reason = settled.reason.unwrap_or(why);
+        Disposition::Hold => {
+            let why = "the gate was closed, or another delivery had the message, for as long as gate.hold";
+            let (reason, to, next) = (settled.reason.unwrap_or(why), settled.to, duration::format(HOLD_QUEUE_DELAY));
+            tracing::info!(message_id, reference, rule, outcome, attempts, duration_ms, reason, to, next, "settled");
+        }
+        Disposition::Requeue => {
+            let reason = settled.reason.unwrap_or("the worker stops, or its connection to RabbitMQ is gone");
             tracing::info!(message_id, reference, rule, outcome, attempts, duration_ms, reason, "settled");
         }
         Disposition::Skip(rule) => {

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::visible;
+
 /// The most lines in the queue.
 const MAX_QUEUED_LINES: usize = 2_048;
 /// The longest line, in bytes. With [`MAX_QUEUED_LINES`] this limits the memory to 16 MiB.
@@ -82,26 +84,14 @@ fn cut(line: &[u8]) -> Vec<u8> {
     let Ok(text) = std::str::from_utf8(line) else {
         return line.get(..MAX_LINE_BYTES).unwrap_or(line).to_vec();
     };
-    let mut visible = String::with_capacity(text.len());
-    for c in text.chars() {
-        match is_deceptive(c) {
-            // The escape of JSON; it is readable in text, too.
-            true => visible.push_str(&format!("\\u{:04x}", u32::from(c))),
-            false => visible.push(c),
-        }
-    }
+    // The escape of JSON is readable in text, too.
+    let mut visible = visible::log_line(text);
     if visible.len() > MAX_LINE_BYTES {
         // A JSON object that is cut is not JSON any more. Collectors read the line as text, and people see the reason.
         visible.truncate(visible.floor_char_boundary(MAX_LINE_BYTES));
         visible.push_str("… (cut off)\n");
     }
     visible.into_bytes()
-}
-
-/// C1 control characters, which some terminals obey, and characters that change the direction of text or are invisible.
-fn is_deceptive(c: char) -> bool {
-    matches!(c, '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
 fn write(waiting: &Receiver<Item>, mut out: impl Write, lost: &AtomicU64, on_loss: impl Fn(u64)) {
@@ -210,11 +200,12 @@ mod tests {
 
     #[test]
     fn lines_are_cut_and_deceptive_characters_escaped() {
-        let line = "{\"id\":\"a\u{202e}gnp.exe\u{9b}2J\u{200b}\u{2066}\u{feff}ñ👩\"}\n";
+        let line = "{\"id\":\"a\u{202e}gnp.exe\u{9b}2J\u{200b}\u{2066}\u{feff}\u{e0041}\u{180e}ñ👩\"}\n";
         let written = String::from_utf8(cut(line.as_bytes())).unwrap();
-        assert_eq!(written, "{\"id\":\"a\\u202egnp.exe\\u009b2J\\u200b\\u2066\\ufeffñ👩\"}\n");
+        assert_eq!(written, "{\"id\":\"a\\u202egnp.exe\\u009b2J\\u200b\\u2066\\ufeff\\udb40\\udc41\\u180eñ👩\"}\n");
         let read: serde_json::Value = serde_json::from_str(&written).unwrap();
         assert_eq!(read, serde_json::from_str::<serde_json::Value>(line).unwrap());
+        assert_eq!(cut(b"\x1b[32mINFO\x1b[0m\ta\n"), b"\x1b[32mINFO\x1b[0m\ta\n", "the colours of a terminal");
         let long = String::from_utf8(cut("€".repeat(MAX_LINE_BYTES).as_bytes())).unwrap();
         assert!(long.len() < MAX_LINE_BYTES + 32 && long.ends_with("… (cut off)\n"));
     }
