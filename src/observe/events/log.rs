@@ -11,14 +11,7 @@ pub(super) fn log_settled(settled: &SettledDelivery<'_>, message_id: &str, outco
     let (rule, attempts, duration_ms) = (settled.rule, settled.attempts, millis(settled.duration));
     // People search for a task's message with the reference.
     let reference = settled.reference.map(tracing::field::display);
-    if let Settlement::Reject(reason) = settled.settlement {
-        tracing::error!(
-            message_id,
-            outcome,
-            reason,
-            "RabbitMQ refuses the copy of this message: left to RabbitMQ to dead-letter"
-        );
-    }
+    log_rejection(settled.settlement, message_id, outcome);
     match settled.disposition {
         Disposition::DeadLetter(failure) => {
             let (kind, stage, code) = (failure.kind.as_str(), failure.stage.as_str(), failure.crm_code);
@@ -72,5 +65,16 @@ pub(super) fn log_settled(settled: &SettledDelivery<'_>, message_id: &str, outco
         Disposition::Ack | Disposition::AlreadyCreated => {
             tracing::info!(message_id, reference, rule, outcome, attempts, duration_ms, "settled");
         }
+    }
+}
+
+fn log_rejection(settlement: &Settlement, message_id: &str, outcome: &str) {
+    if let Settlement::Reject(reason) = settlement {
+        tracing::error!(
+            message_id,
+            outcome,
+            reason,
+            "RabbitMQ refuses the copy of this message: left to RabbitMQ to dead-letter"
+        );
     }
 }

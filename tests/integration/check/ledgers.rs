@@ -35,21 +35,11 @@ async fn ledger_file_in_use_is_ok_and_a_damaged_one_is_a_problem() {
 }
 
 #[tokio::test]
-async fn redis_that_evicts_or_refuses_commands_is_a_problem() {
-    let rig = Rig::new("check.redis").await;
+async fn redis_that_refuses_a_command_of_the_worker_is_a_problem() {
+    let rig = Rig::new("check.acl").await;
     let redis = Redis::own().await.expect("a Redis");
     let client = redis::Client::open(redis.url.as_str()).expect("an address");
     let mut connection = client.get_multiplexed_async_connection().await.expect("a connection");
-    let env = rig.env(&[("WTW_LEDGER_URL", &redis.url)]);
-    let checked = check(&["--no-crm"], &env).await;
-    assert_eq!(checked.code, Some(0), "{}", checked.said);
-    checked.has("ledger", "ok", "(reached at ");
-    for (name, part) in [("ledger", "can be read and written"), ("ledger.memory", ""), ("ledger.persistence", "")] {
-        checked.has(name, "ok", part);
-    }
-    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.expect("keys");
-    assert_eq!(keys, Vec::<String>::new(), "nothing is left in it");
-
     // If the worker may not run a command that it needs, `check` must report a problem.
     for denied in [
         "-del",
@@ -78,6 +68,23 @@ async fn redis_that_evicts_or_refuses_commands_is_a_problem() {
         let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.expect("keys");
         assert_eq!(keys, Vec::<String>::new(), "{denied}: nothing is left in it");
     }
+}
+
+#[tokio::test]
+async fn redis_that_evicts_or_has_no_memory_is_a_problem() {
+    let rig = Rig::new("check.redis").await;
+    let redis = Redis::own().await.expect("a Redis");
+    let client = redis::Client::open(redis.url.as_str()).expect("an address");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("a connection");
+    let env = rig.env(&[("WTW_LEDGER_URL", &redis.url)]);
+    let checked = check(&["--no-crm"], &env).await;
+    assert_eq!(checked.code, Some(0), "{}", checked.said);
+    checked.has("ledger", "ok", "(reached at ");
+    for (name, part) in [("ledger", "can be read and written"), ("ledger.memory", ""), ("ledger.persistence", "")] {
+        checked.has(name, "ok", part);
+    }
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.expect("keys");
+    assert_eq!(keys, Vec::<String>::new(), "nothing is left in it");
 
     let set = redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).query_async::<()>(&mut connection).await;
     set.expect("set");
