@@ -23,6 +23,9 @@ use crate::{net, tls};
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Seconds between heartbeats; a dead peer is noticed after twice as long.
 const HEARTBEAT_SECONDS: &str = "8";
+/// The largest frame, in bytes: RabbitMQ's default. lapin has two buffers of 32 frames. If it knows their size before it connects,
+/// they use no memory until they are needed.
+const FRAME_BYTES: &str = "131072";
 /// Interval at which [`ended`] checks whether the connection has ended.
 const CONNECTION_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// The most failed IP addresses that are remembered.
@@ -176,9 +179,8 @@ impl Connector {
     /// accepts connections and does nothing else.
     pub(super) async fn connect_in_turn(&self, purpose: &str) -> Result<(Connection, Node), BrokerError> {
         let turn = self.turn.load(Ordering::Relaxed);
-        let Some(url) = self.url(turn) else {
-            return Err(BrokerError { message: "broker.urls is empty".to_owned(), code: None });
-        };
+        let empty = || BrokerError { message: "broker.urls is empty".to_owned(), code: None };
+        let url = self.url(turn).ok_or_else(empty)?;
         let reached = Arc::new(OnceLock::new());
         let connected = self.open(&url, purpose, Arc::clone(&reached)).await;
         let node = Node { turn, address: reached.get().copied() };
@@ -237,7 +239,7 @@ impl Connector {
         let name = format!("{} {purpose}", crate::worker_name());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         // The parser's error may quote the address with its password.
-        let uri = with_heartbeat(url).parse().map_err(|_| fail("the address cannot be read".to_owned()))?;
+        let uri = with_defaults(url).parse().map_err(|_| fail("the address cannot be read".to_owned()))?;
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let open = async move |uri: AMQPUri, runtime| {
             let connect = async |address| Ok((AsyncTcpStream::connect(&runtime, address).await?, address));
@@ -290,14 +292,14 @@ fn in_words(error: io::Error) -> io::Error {
     tls::explain(&error, "broker.ca_file").map_or(error, io::Error::other)
 }
 
-/// The address with a heartbeat, unless it names one.
-fn with_heartbeat(url: &BrokerUrl) -> String {
+/// The address with a heartbeat and a frame size, unless it names its own.
+fn with_defaults(url: &BrokerUrl) -> String {
     let secret = url.secret.expose_secret();
-    let Ok(mut address) = Url::parse(secret) else {
-        return secret.to_owned();
-    };
-    if !address.query_pairs().any(|(key, _)| key == "heartbeat") {
-        address.query_pairs_mut().append_pair("heartbeat", HEARTBEAT_SECONDS);
+    let Ok(mut address) = Url::parse(secret) else { return secret.to_owned() };
+    for (name, default) in [("heartbeat", HEARTBEAT_SECONDS), ("frame_max", FRAME_BYTES)] {
+        if !address.query_pairs().any(|(key, _)| key == name) {
+            address.query_pairs_mut().append_pair(name, default);
+        }
     }
     address.into()
 }

@@ -33,7 +33,7 @@ pub const KEYS: &[Key] = &[
         "broker.urls",
         Preset::Text("amqp://guest:guest@127.0.0.1:5672/%2f"),
         Kind::Like("amqp:// or amqps:// with a host name or IPv4 address and a virtual host, such as amqps://user:password@host:5671/%2f"),
-        "One or more nodes, tried in turn; every address of a host name is tried.",
+        "One or more nodes, tried in turn; every address of a host name is tried. `?heartbeat=` (8 s) and `?frame_max=` (131072 bytes) can be set in the address.",
     )
     .list()
     .secret(),
