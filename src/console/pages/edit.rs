@@ -23,6 +23,9 @@ use crate::ledger::Digest;
 use crate::message::task::FIELDS;
 use crate::observe::ledger_page::hex;
 
+/// The field whose form field has many lines.
+const LONG: &str = "description";
+
 #[derive(Template)]
 #[template(path = "edit.html")]
 struct Page {
@@ -48,6 +51,7 @@ struct Field {
     name: &'static str,
     value: String,
     is_bad: bool,
+    is_long: bool,
 }
 
 /// The message, its original body, and whether its task exists.
@@ -159,20 +163,38 @@ pub(super) async fn post(
 /// The edited body: the text field, or the original body with the changed fields.
 fn written(form: &Form, before: &[u8]) -> Result<Vec<u8>, String> {
     if form.get("by") != Some("fields") {
-        // Browsers send each line end as CR LF. The CR is removed when the original body has none.
         let text = form.text("body");
+        if std::str::from_utf8(before).is_ok_and(|before| is_unchanged(before, text, true)) {
+            return Ok(before.to_vec());
+        }
+        // Browsers send each line end as CR LF. The CR is removed when the original body has none.
         let had = before.windows(2).any(|pair| pair == b"\r\n");
         return Ok(if had { text.to_owned() } else { text.replace("\r\n", "\n") }.into_bytes());
     }
     let mut settings = Vec::new();
     for field in FIELDS {
         let held = body::value_at(before, field);
-        let given = form.text(&format!("field.{field}")).replace("\r\n", "\n");
-        if held.as_deref().unwrap_or_default().replace("\r\n", "\n") != given {
-            settings.push(FieldEdit::parse(&format!("{field}={given}"))?);
+        let given = form.text(&format!("field.{field}"));
+        if !is_unchanged(held.as_deref().unwrap_or_default(), given, field == LONG) {
+            settings.push(FieldEdit::parse(&format!("{field}={}", given.replace("\r\n", "\n")))?);
         }
     }
     set(before, &settings)
+}
+
+/// Whether a browser sends `given` for a form field that holds `held` and that nobody has changed.
+fn is_unchanged(held: &str, given: &str, is_textarea: bool) -> bool {
+    as_a_browser_sends(held, is_textarea) == as_a_browser_sends(given, is_textarea)
+}
+
+/// The text that a browser makes of a form field's text. HTML has no NUL, an `<input>` has no line ends, and a `<textarea>`
+/// has one kind of line end.
+fn as_a_browser_sends(text: &str, is_textarea: bool) -> String {
+    let text = text.replace('\0', "\u{fffd}");
+    match is_textarea {
+        true => text.replace("\r\n", "\n").replace('\r', "\n"),
+        false => text.replace(['\r', '\n'], ""),
+    }
 }
 
 fn filled(
@@ -200,6 +222,7 @@ fn filled(
         name,
         value: text::field(&body::value_at(body, name).unwrap_or_default()),
         is_bad: problems.split([';', '\n']).any(|problem| problem.trim_start().starts_with(&format!("{name}:"))),
+        is_long: name == LONG,
     };
     Page {
         print: print_name(subject.entry.fingerprint),
@@ -215,5 +238,25 @@ fn filled(
         is_taken: subject.creation == CreationState::IdTaken || &*subject.entry.kind == "id_conflict",
         wants_new_id,
         shell,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn field_that_a_browser_alters_is_unchanged_until_somebody_edits_it() {
+        for (held, given, is_textarea, unchanged) in [
+            ("a\nb\rc\r\n", "abc", false, true),
+            ("a\0b", "a\u{fffd}b", false, true),
+            ("a\rb\nc\r\n", "a\r\nb\r\nc\r\n", true, true),
+            ("a\0b", "a\u{fffd}b", true, true),
+            ("a\nb", "ab", true, false),
+            ("a\nb", "abc", false, false),
+            (" a", "a", false, false),
+        ] {
+            assert_eq!(is_unchanged(held, given, is_textarea), unchanged, "{held:?} {given:?} {is_textarea}");
+        }
     }
 }
