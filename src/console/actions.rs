@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::App;
-use super::store::{Action, Counts, Item};
+use super::store::Action;
 use crate::dead_letters::audit::{MOST_IDS, Record};
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::ledger_access::LedgerAccess;
@@ -167,28 +167,23 @@ impl App {
             (None, true) => "cancelled",
             (None, false) => "done",
         };
-        let counts = self.store.counts(&action.id)?;
+        // The record comes first: an action that has ended without one never gets one. After a crash between the two, the
+        // next start of the console ends the action again and writes a second record.
+        self.record(action, &message_action, &ended).await?;
         self.store.end(&action.id, state, ended.error.as_deref(), self.now().as_second())?;
-        self.record(action, &message_action, &ended, &items, &counts).await;
         self.index.refresh(&self.tasks, &self.stop).await;
         kept.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the audit record. Its numbers are those of the whole action, also after a restart of the console.
-    async fn record(
-        &self,
-        action: &Action,
-        message_action: &MessageAction,
-        ended: &RunResult,
-        items: &[Item],
-        counts: &Counts,
-    ) {
+    async fn record(&self, action: &Action, message_action: &MessageAction, ended: &RunResult) -> Result<(), String> {
+        let counts = self.store.counts(&action.id)?;
         let record = Record {
             action: action.id.clone(),
             who: action.who.clone(),
             from: format!("console {}", action.address),
             filter: action.filter.clone(),
-            ids: items.iter().take(MOST_IDS).map(|item| item.id.clone()).collect(),
+            ids: self.store.ids(&action.id, MOST_IDS)?,
             reason: action.reason.clone(),
             ..Record::default()
         };
@@ -200,6 +195,7 @@ impl App {
             ..record.begun(message_action).ended(ended)
         };
         self.dead_letters.audit(record).await;
+        Ok(())
     }
 
     /// Asks the ledger what happened to replayed messages: created, or failed again.

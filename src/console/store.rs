@@ -276,6 +276,15 @@ impl Store {
         })
     }
 
+    /// The ids of an action's messages, in every state.
+    pub(crate) fn ids(&self, action: &str, most: usize) -> Result<Vec<String>, String> {
+        self.with(|db| {
+            let mut read = db.prepare("SELECT id FROM item WHERE action = ?1 LIMIT ?2")?;
+            let most = i64::try_from(most).unwrap_or(i64::MAX);
+            read.query_map(params![action, most], |row| row.get(0))?.collect()
+        })
+    }
+
     pub(crate) fn counts(&self, action: &str) -> Result<Counts, String> {
         self.with(|db| {
             let mut read = db.prepare_cached("SELECT state, sum(alike) FROM item WHERE action = ?1 GROUP BY state")?;

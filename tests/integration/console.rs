@@ -1,6 +1,7 @@
 //! Tests of the console with a real RabbitMQ, the sandbox and a real browser: pages, actions and safety rules.
 
 mod acting;
+mod audit;
 mod browser;
 mod doubt;
 mod looking;

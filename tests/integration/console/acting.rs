@@ -94,20 +94,23 @@ async fn slow_action_is_cancelled_or_continues_after_a_restart() {
     assert!(before < count, "not yet all of them");
     at_least(before + 2).await;
     console.post(&path, &[("do", "cancel")]).await;
-    let page = console.shows(&path, "cancelled").await;
+    let page = console.shows(&path, "Replay: cancelled").await;
     let sent = rig.amqp.count(&work).await.expect("a queue");
     assert!(sent < count, "{sent}");
     assert!(page.contains(&format!("{} not done", count - sent)), "{sent}: {page}");
     // The audit counts the whole action, with what was done before the restart.
-    let audited = || async {
-        console
-            .process
-            .lines()
-            .into_iter()
-            .find(|line| line.contains("\"message\":\"audit\"") && line.contains("replay"))
+    let audited = |what: &'static str| {
+        let lines = console.process.lines().into_iter();
+        let mut audits = lines.filter(|line| line.contains("\"message\":\"audit\""));
+        audits.find(|line| line.contains(&format!("\"what\":\"{what}\"")))
     };
-    let line = crate::support::eventually("an audit line", audited).await;
+    let line = crate::support::eventually("an audit line", || async { audited("replay") }).await;
     assert!(line.contains(&format!("\"count\":{count},\"done\":{sent},")), "{sent}: {line}");
+    let (_, ids) = line.split_once("\"ids\":\"").expect("ids");
+    let ids = ids.split('"').next().expect("an end").split(',');
+    assert_eq!(ids.count(), count as usize, "also those that were replayed before the restart: {line}");
+    let line = crate::support::eventually("an audit line", || async { audited("cancel") }).await;
+    assert!(line.contains("\"who\":\"local\"") && line.contains(path.trim_start_matches("/actions/")), "{line}");
     rig.wait_for_dead_letters(count - sent).await;
 }
 
@@ -367,5 +370,8 @@ async fn edit_keeps_the_id_and_everything_unchanged() {
     assert_eq!(crate::support::amqp::id(&copy), "m-1");
     let edited = crate::support::amqp::text(&copy, "x-wtw-edited");
     assert!(edited.starts_with("completion_date at ") && edited.contains("by local; before: sha256 "), "{edited}");
+    let audited = || async { console.process.lines().into_iter().find(|line| line.contains("\"message\":\"audit\"")) };
+    let line = crate::support::eventually("an audit line", audited).await;
+    assert!(line.contains(&format!("\"edited\":\"{edited}")), "{line}");
     rig.wait_for_dead_letters(0).await;
 }
