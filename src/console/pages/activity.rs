@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::posted::Posted;
-use super::results::{FOLLOWED, replays_elsewhere, result};
+use super::results::{FOLLOWED, is_over, replays_elsewhere, result};
 use super::{Said, Shell, go, parameter, print_of, said, show, when};
 use crate::console::App;
 use crate::console::actions::{self, ActionRequest, Counting, PRINT};
@@ -96,10 +96,15 @@ fn own(app: &App, action: &Action) -> Row {
         what: action.what.clone(),
         filter: action.filter.clone(),
         reason: action.reason.clone().unwrap_or_default(),
-        result: result(action, &app.store.counts(&action.id).unwrap_or_default()) + &ending(action),
+        result: own_result(app, action),
         link: Some(format!("{}actions/{}", app.base, action.id)),
         restore: None,
     }
+}
+
+fn own_result(app: &App, action: &Action) -> String {
+    let counts = app.store.counts(&action.id).unwrap_or_default();
+    result(action, &counts, app.now().as_second()) + &ending(action)
 }
 
 /// The end of an action's result, unless it handled everything.
@@ -126,7 +131,7 @@ fn recorded(app: &App, record: &Record, ours: &[Action], results: &HashMap<Strin
         reason: record.reason.clone().unwrap_or_default(),
         result: match action {
             _ if record.what == "cancel" => record.result.clone(),
-            Some(action) => result(action, &app.store.counts(&action.id).unwrap_or_default()) + &ending(action),
+            Some(action) => own_result(app, action),
             None => match results.get(&record.action) {
                 Some(result) => format!("{result}{suffix}"),
                 None if record.count == 0 || record.result == BEGUN => record.result.clone(),
@@ -200,7 +205,9 @@ fn action_page(app: &App, visitor: &Visitor, action: Action, query: &str) -> Res
     let of = |state: &str| counts.get(state).copied().unwrap_or(0);
     let count: u64 = counts.values().sum();
     let mut shell = Shell::new(app, visitor, "Action", "activity");
-    let waits = action.state == "running" || (action.what == "replay" && of("sent") > 0);
+    let now = app.now().as_second();
+    let has_results_to_come = action.what == "replay" && of("sent") > 0 && !is_over(&action, now);
+    let waits = action.state == "running" || has_results_to_come;
     if waits && action.state != "counted" {
         shell = shell.refreshing(REFRESH, &format!("actions/{}", action.id), query);
     }
@@ -221,7 +228,7 @@ fn action_page(app: &App, visitor: &Visitor, action: Action, query: &str) -> Res
         error: action.error.clone().unwrap_or_default(),
         count,
         handled: count - of("waiting"),
-        result: result(&action, &counts),
+        result: result(&action, &counts, now),
         again_with_doubt: (action.state == "counted" && actions::left_in_doubt(&action) && action.body.is_none()).then(
             || match parameter(Some(&action.query), PRINT) {
                 Some(print) => (PRINT, print),
