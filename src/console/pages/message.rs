@@ -33,6 +33,8 @@ struct Page {
     has_id: bool,
     facts: Vec<(&'static str, String)>,
     failed: Option<When>,
+    /// What somebody found in the CRM, and when.
+    looked_up: Option<(String, When)>,
     creation: &'static str,
     is_doubt: bool,
     is_created: bool,
@@ -127,6 +129,7 @@ fn filled(
         has_id: entry.has_id,
         facts: facts(app, entry, detail, sees),
         failed: When::maybe(entry.failed_at, now, zone),
+        looked_up: looked_up(app, &entry.id),
         creation: match creation {
             CreationState::NotCreated => "As far as is known its task does not exist.",
             CreationState::InDoubt => {
@@ -184,15 +187,14 @@ fn facts(app: &App, entry: &ListEntry, detail: &Detail, sees: bool) -> Vec<(&'st
     fact("Replayed before", Some(entry.replays.to_string()).filter(|_| entry.replays > 0));
     fact("Last action", entry.action.as_deref().map(ToOwned::to_owned));
     fact("Edited", detail.edited.clone());
-    fact("Looked up in the CRM", looked_up(app, &entry.id));
     facts
 }
 
 /// What somebody found in the CRM, from the check-off list.
-fn looked_up(app: &App, id: &str) -> Option<String> {
+fn looked_up(app: &App, id: &str) -> Option<(String, When)> {
     let (found, who, at) = app.store.checked(id).ok()??;
     let found = if found == "exists" { "the task exists" } else { "the task does not exist" };
-    Some(format!("{found}, says {who}, {}", when(app, at).local))
+    Some((format!("{found}, says {who}"), when(app, at)))
 }
 
 fn attempt_row(app: &App, attempt: &PastAttempt, sees: bool) -> AttemptRow {
