@@ -4,6 +4,7 @@ mod acting;
 mod audit;
 mod browser;
 mod doubt;
+mod links;
 mod looking;
 mod safety;
 

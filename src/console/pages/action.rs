@@ -23,6 +23,9 @@ const NAMED: u32 = 50;
 /// Seconds until the page of a running action is loaded again.
 const REFRESH: u32 = 5;
 
+/// A heading, and message ids with reasons.
+type NamedItems = (&'static str, Vec<(String, String)>);
+
 #[derive(Template)]
 #[template(path = "action.html")]
 struct ActionPage {
@@ -51,7 +54,11 @@ struct ActionPage {
     can_restore: bool,
     /// RabbitMQ did not take a copy of the remaining messages.
     can_delete: bool,
-    lists: Vec<(&'static str, Vec<(String, String)>)>,
+    lists: Vec<NamedItems>,
+    /// The page that the action came from: a message, or the list.
+    back: String,
+    /// *Failed* with the action's filter.
+    list: String,
 }
 
 pub(super) async fn page(
@@ -92,13 +99,7 @@ fn action_page(app: &App, visitor: &Visitor, action: Action, query: &str) -> Res
     }
     // A filter can hold the CRM's words or a search in bodies.
     let shown = |text: String| if shell.sees_bodies { text } else { String::new() };
-    let mut lists = Vec::new();
-    for (state, title) in [("failed_again", "Failed again"), ("skipped", "Stayed"), ("gone", "No longer there")] {
-        let items = app.store.items(&action.id, state, NAMED)?;
-        if !items.is_empty() {
-            lists.push((title, items.into_iter().map(|item| (item.id, shown(item.why.unwrap_or_default()))).collect()));
-        }
-    }
+    let list = format!("{}{}", app.base, list_of(&action, shell.sees_bodies));
     Ok(ActionPage {
         created_at: when(app, action.created_at),
         counted: action.counted.lines().map(ToOwned::to_owned).collect(),
@@ -121,13 +122,13 @@ fn action_page(app: &App, visitor: &Visitor, action: Action, query: &str) -> Res
         is_ending: app.is_ending(&action.id),
         is_held_by_read_only: action.state == "running" && app.config.console.read_only,
         can_delete: action.what == "discard" && action.state == "failed" && of("waiting") > 0,
-        verb: match action.what.as_str() {
-            "replay" => "Replay",
-            "discard" => "Discard",
-            "delete" => "Discard for good",
-            _ => "Restore",
+        verb: verb(&action.what),
+        lists: named(app, &action.id, shown)?,
+        back: match parameter(Some(&action.query), PRINT) {
+            Some(print) => format!("{}message/{print}", app.base),
+            None => list.clone(),
         },
-        lists,
+        list,
         id: action.id,
         what: action.what,
         state: action.state,
@@ -135,6 +136,35 @@ fn action_page(app: &App, visitor: &Visitor, action: Action, query: &str) -> Res
         filter: shown(action.filter),
         shell,
     })
+}
+
+/// An action as its button is labelled.
+fn verb(what: &str) -> &'static str {
+    match what {
+        "replay" => "Replay",
+        "discard" => "Discard",
+        "delete" => "Discard for good",
+        _ => "Restore",
+    }
+}
+
+/// The messages that an action did not settle for good, and why.
+fn named(app: &App, id: &str, shown: impl Fn(String) -> String) -> Result<Vec<NamedItems>, String> {
+    let mut lists = Vec::new();
+    for (state, title) in [("failed_again", "Failed again"), ("skipped", "Stayed"), ("gone", "No longer there")] {
+        let items = app.store.items(id, state, NAMED)?;
+        if !items.is_empty() {
+            lists.push((title, items.into_iter().map(|item| (item.id, shown(item.why.unwrap_or_default()))).collect()));
+        }
+    }
+    Ok(lists)
+}
+
+/// *Failed* with the filter of an action. A viewer's link has no filter, because it can hold the CRM's words.
+fn list_of(action: &Action, sees: bool) -> String {
+    // What can be restored is not on a dead-letter queue.
+    let has_list = sees && action.what != "restore" && parameter(Some(&action.query), PRINT).is_none();
+    if has_list && !action.query.is_empty() { format!("failed?{}", action.query) } else { "failed".to_owned() }
 }
 
 /// The page of an action whose messages are being counted, or could not be counted.
