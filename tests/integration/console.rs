@@ -5,6 +5,7 @@ mod audit;
 mod browser;
 mod doubt;
 mod links;
+mod login;
 mod looking;
 mod safety;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use askama::Template;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 
 use super::message::{ledger_and_creation, preview, whole_body};
 use super::{Shell, go, print_name, print_of, refused, said, show};
@@ -23,6 +23,8 @@ use crate::ledger::Digest;
 use crate::message::task::FIELDS;
 use crate::observe::ledger_page::hex;
 
+/// The form field of the whole body.
+const BODY: &str = "body";
 /// The field whose form field has many lines.
 const LONG: &str = "description";
 
@@ -102,10 +104,11 @@ pub(super) async fn page(
 /// Checks the edited body, and counts a replay when the operator asked for one and the body is valid.
 pub(super) async fn post(
     State(app): State<Arc<App>>,
-    Extension(visitor): Extension<Visitor>,
+    visitor: Option<Extension<Visitor>>,
     Path(name): Path<String>,
     request: Request,
 ) -> Response {
+    let Some(Extension(visitor)) = visitor else { return expired(&app, &name, request).await };
     let (form, note) = match safety::form(&visitor, request).await {
         Ok(form) => (form, None),
         // The form expired. It is shown again with a new token, so that the operator's text is not lost.
@@ -158,6 +161,34 @@ pub(super) async fn post(
         Ok(id) => go(&app, &format!("actions/{id}")),
         Err(why) => said(&app, &visitor, StatusCode::CONFLICT, why, "failed"),
     }
+}
+
+#[derive(Template)]
+#[template(path = "expired.html")]
+struct Expired {
+    base: String,
+    queue: String,
+    print: String,
+    /// Names, and texts escaped for a form field.
+    fields: Vec<(&'static str, String)>,
+}
+
+/// The answer to a post after the end of its session: the text of the form, so that nothing is lost.
+async fn expired(app: &App, name: &str, request: Request) -> Response {
+    let Some(form) = safety::read(request).await else {
+        return (StatusCode::BAD_REQUEST, "the form could not be read\n").into_response();
+    };
+    let posted = |name: &'static str| {
+        let given = if name == BODY { form.get(name) } else { form.get(&format!("field.{name}")) };
+        Some((name, text::field(given?)))
+    };
+    let page = Expired {
+        base: app.base.clone(),
+        queue: app.dead_letters.queues.work.clone(),
+        print: name.to_owned(),
+        fields: [BODY].into_iter().chain(FIELDS).filter_map(posted).collect(),
+    };
+    (StatusCode::UNAUTHORIZED, show(&page)).into_response()
 }
 
 /// The edited body: the text field, or the original body with the changed fields.

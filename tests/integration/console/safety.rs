@@ -286,41 +286,6 @@ async fn read_only_console_refuses_every_action() {
     rig.wait_for_dead_letters(1).await;
 }
 
-#[tokio::test]
-async fn trusted_proxy_names_the_user_and_the_base_path_holds_all_pages() {
-    let rig = Rig::new("console.proxy").await;
-    rig.declare_topology().await;
-    let proxied = [
-        ("WTW_CONSOLE_USER_HEADER", "X-User"),
-        ("WTW_CONSOLE_TRUSTED_PROXIES", "127.0.0.1"),
-        ("WTW_CONSOLE_BASE_PATH", "/wolkvox"),
-    ];
-    let console = Console::start(&rig, None, &proxied).await;
-    let client = crate::support::http::client();
-    let asked =
-        client.get(format!("{}/wolkvox/", console.url)).header("x-user", "ana").header("x-forwarded-proto", "https");
-    let answer = asked.send().await.expect("an answer");
-    let cookie = answer.headers()["set-cookie"].to_str().expect("text").to_owned();
-    assert!(cookie.contains("Path=/wolkvox/") && cookie.ends_with("; Secure"), "{cookie}");
-    let page = answer.text().await.expect("text");
-    assert!(page.contains("ana (operator)") && page.contains("href=\"/wolkvox/failed\""), "{page}");
-    assert_eq!(console.get("/failed").await.status, StatusCode::NOT_FOUND);
-}
-
-#[tokio::test]
-async fn user_header_is_ignored_unless_a_trusted_proxy_sent_it() {
-    let rig = Rig::new("console.forged").await;
-    rig.declare_topology().await;
-    let elsewhere = [("WTW_CONSOLE_USER_HEADER", "X-User"), ("WTW_CONSOLE_TRUSTED_PROXIES", "192.0.2.1")];
-    let console = Console::start(&rig, None, &elsewhere).await;
-    let forged = crate::support::http::client().get(&console.url).header("x-user", "ana");
-    let answer = forged.header("x-forwarded-proto", "https").send().await.expect("an answer");
-    let cookie = answer.headers()["set-cookie"].to_str().expect("text").to_owned();
-    let page = answer.text().await.expect("text");
-    assert!(page.contains("local (operator)") && !page.contains("ana"), "{page}");
-    assert!(!cookie.contains("Secure"), "{cookie}");
-}
-
 /// RabbitMQ counts each reading, so the queue is read only once a minute, however many people look.
 #[tokio::test]
 async fn queue_is_read_once_for_many_viewers() {
