@@ -9,9 +9,11 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
+use jiff::Timestamp;
 
 use super::{Shell, go, parameter, print_name, refused, said, show};
 use crate::console::App;
+use crate::console::index::{BODY, Snapshot};
 use crate::console::safety::{self, Visitor};
 use crate::console::text::field;
 use crate::console::times::When;
@@ -54,6 +56,8 @@ struct Page {
     earlier: Option<String>,
     later: Option<String>,
     in_doubt: u64,
+    /// How many bodies were searched only in part.
+    partly_searched: u64,
     read: bool,
     is_failed: bool,
 }
@@ -139,12 +143,22 @@ fn filled(
         messages: as_list.then(|| entries.iter().skip(from).take(PAGE).map(|entry| row(app, entry, sees)).collect()),
         earlier: (as_list && number > 0).then(|| link(number - 1)),
         later: (as_list && from + PAGE < entries.len()).then(|| link(number + 1)),
+        partly_searched: snapshot.map_or(0, |snapshot| partly_searched(snapshot, &filter, now)),
         read: view.knows(total == 0),
         is_failed: view.failure.is_some(),
         query,
         filter,
         shell,
     }
+}
+
+/// How many of the messages whose bodies a filter searches have a body of which only the first part is kept.
+fn partly_searched(snapshot: &Snapshot, filter: &Filter, now: Timestamp) -> u64 {
+    if filter.text.is_none() {
+        return 0;
+    }
+    let others = Filter { text: None, ..filter.clone() };
+    snapshot.filtered(&others, now).filter(|entry| entry.size as usize > BODY).count() as u64
 }
 
 /// Every kind, and whether the filter has it. A message can have a kind of another version.

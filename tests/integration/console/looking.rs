@@ -28,6 +28,11 @@ async fn large_body_is_cut_and_downloaded_whole_and_numbers_stay_exact() {
     assert!(page.contains("These are the first 64 KiB of") && page.len() < 200_000, "{} bytes", page.len());
     assert!(!page.contains("A replay sends"), "a part of a body has no preview");
     assert_eq!(console.get(&format!("{path}/raw")).await.text.as_bytes(), large);
+    let searched = console.get("/failed?text=body.name:large").await.text;
+    assert!(searched.contains("1 body is larger than 64 KiB"), "{searched}");
+    for path in ["/failed", "/failed?kind=invalid_task&text=12345"] {
+        assert!(!console.get(path).await.text.contains("larger than 64 KiB"), "{path}");
+    }
     let exported = console.get("/failed/export?kind=rejected").await.text;
     assert!(exported.lines().count() == 1 && exported.contains("\"m-2\""), "{} bytes", exported.len());
     let activity = console.shows("/activity", "export").await;
