@@ -5,6 +5,7 @@ mod activity;
 mod configuration;
 mod doubt;
 mod edit;
+mod example;
 mod failed;
 mod find;
 mod login;

@@ -253,6 +253,7 @@ async fn event_preview_uses_the_current_rules() {
         ("x-wtw-original-exchange", text("events")),
         ("x-wtw-original-routing-key", text("ticket.closed")),
         ("region", text("co")),
+        ("tries", AMQPValue::LongLongInt(3)),
     ];
     let event = br#"{"number":7,"customer":{"name":"Ana","crmid":"64b1f0"}}"#;
     rig.put_dead_letter(event, dead_properties(None, "mapping_failed", reason, &more)).await;
@@ -276,6 +277,14 @@ async fn event_preview_uses_the_current_rules() {
         refused.contains("--header &#39;region=co&#39;") && refused.contains("headers = { &quot;region&quot;"),
         "{refused}"
     );
+    for part in [
+        "<mark>  &quot;customer&quot;: {</mark>",
+        "now = &quot;2026-01-01T00:00:00.000Z&quot;",
+        "leaves out when the worker first saw it.",
+        "headers that are not text: <span class=\"id\">tries</span>",
+    ] {
+        assert!(refused.contains(part), "{part} is not in {refused}");
+    }
     assert!(shown.contains("they have changed since"), "{shown}");
     let edit = console.get(&format!("{message}/edit")).await.text;
     assert!(

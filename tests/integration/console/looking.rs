@@ -1,5 +1,9 @@
 //! Tests of pages about single messages: large bodies, exact numbers, downloads, the check-off list, and a new id.
 
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use lapin::types::AMQPValue;
 use reqwest::StatusCode;
@@ -46,6 +50,25 @@ async fn large_body_is_cut_and_downloaded_whole_and_numbers_stay_exact() {
     let nowhere = console.get("/fialed").await;
     assert!(nowhere.status == StatusCode::NOT_FOUND && nowhere.text.contains("no such page"), "{}", nowhere.text);
     rig.wait_for_dead_letters(2).await;
+}
+
+#[tokio::test]
+async fn compressed_body_is_shown_unpacked_and_says_why_it_cannot_be_edited() {
+    let rig = Rig::new("console.gzip").await;
+    rig.declare_topology().await;
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(&task("packed-name")).expect("written");
+    let properties = dead_properties(Some("m-1"), "rejected", "no", &[]).with_content_encoding("gzip".into());
+    rig.put_dead_letter(&packed.finish().expect("gzip"), properties).await;
+    let console = Console::start(&rig, None, &[]).await;
+    console.shows("/failed", "1</span>").await;
+    let page = console.get(&console.message("m-1").await).await.text;
+    for part in
+        ["&quot;name&quot;: &quot;packed-name&quot;", "compressed (gzip)", "cannot be edited here", "A replay sends"]
+    {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    assert!(!page.contains("Edit and replay…"), "{page}");
 }
 
 /// Find reads the queues itself; the lists are read once a minute.
