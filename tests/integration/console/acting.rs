@@ -234,14 +234,8 @@ async fn message_that_cannot_be_copied_can_be_discarded_for_good() {
     assert!(unknown.status == StatusCode::CONFLICT && unknown.text.contains("no such action"), "{}", unknown.text);
 }
 
-/// `run`, `dead-letters show` and both pages use the same mapper.
-#[tokio::test]
-async fn event_preview_uses_the_current_rules() {
-    let rig = Rig::new("console.rules").await;
-    rig.declare_topology().await;
-    let folder = LedgerFile::new();
-    let rules = folder.folder().join("rules.toml");
-    std::fs::write(&rules, RULES).expect("written");
+/// Puts the dead letter of an event that the rule refuses.
+async fn put_event(rig: &Rig) {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let reason = "rule closed, field id_record, column 4: body.customer is an object without \"crm_id\"";
     let more = [
@@ -257,6 +251,17 @@ async fn event_preview_uses_the_current_rules() {
     ];
     let event = br#"{"number":7,"customer":{"name":"Ana","crmid":"64b1f0"}}"#;
     rig.put_dead_letter(event, dead_properties(None, "mapping_failed", reason, &more)).await;
+}
+
+/// `run`, `dead-letters show` and both pages use the same mapper.
+#[tokio::test]
+async fn event_preview_uses_the_current_rules() {
+    let rig = Rig::new("console.rules").await;
+    rig.declare_topology().await;
+    let folder = LedgerFile::new();
+    let rules = folder.folder().join("rules.toml");
+    std::fs::write(&rules, RULES).expect("written");
+    put_event(&rig).await;
     let settings = [("WTW_EVENTS_RULES_FILE", rules.to_str().expect("a path"))];
     let console = Console::start(&rig, None, &settings).await;
     console.shows("/failed", "1</span>").await;
