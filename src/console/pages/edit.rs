@@ -125,9 +125,7 @@ pub(super) async fn post(
     let body = match written(&form, &subject.before) {
         Ok(body) => body,
         Err(why) => {
-            let mut page = filled(&app, &visitor, &subject, form.text("body").as_bytes(), true, wants_new_id, note);
-            page.problems = why;
-            return show(&page);
+            return show(&Page { problems: why, ..as_written(&app, &visitor, &subject, &form, wants_new_id, note) });
         }
     };
     let is_good = preview(&app, &subject.entry, &subject.detail, &body).problems().is_none();
@@ -163,6 +161,25 @@ pub(super) async fn post(
     }
 }
 
+/// The page with what the operator wrote, from which no body can be made.
+fn as_written(
+    app: &App,
+    visitor: &Visitor,
+    subject: &Subject,
+    form: &Form,
+    wants_new_id: bool,
+    note: Option<&str>,
+) -> Page {
+    if form.get("by") != Some("fields") {
+        return filled(app, visitor, subject, form.text(BODY).as_bytes(), true, wants_new_id, note);
+    }
+    let mut page = filled(app, visitor, subject, &subject.before, false, wants_new_id, note);
+    for field in &mut page.fields {
+        field.value = text::field(form.text(&format!("field.{}", field.name)));
+    }
+    page
+}
+
 #[derive(Template)]
 #[template(path = "expired.html")]
 struct Expired {
@@ -194,7 +211,7 @@ async fn expired(app: &App, name: &str, request: Request) -> Response {
 /// The edited body: the text field, or the original body with the changed fields.
 fn written(form: &Form, before: &[u8]) -> Result<Vec<u8>, String> {
     if form.get("by") != Some("fields") {
-        let text = form.text("body");
+        let text = form.text(BODY);
         if std::str::from_utf8(before).is_ok_and(|before| is_unchanged(before, text, true)) {
             return Ok(before.to_vec());
         }

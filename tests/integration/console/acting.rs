@@ -371,6 +371,8 @@ async fn edit_keeps_the_id_and_everything_unchanged() {
     };
     let bad = console.post(&edit, &fields("2026-14-01 10:00:00")).await;
     assert!(bad.status == StatusCode::OK && bad.text.contains("The worker refuses this body"), "{}", bad.text);
+    let unset = console.post(&edit, &[("by", "fields"), ("field.name", "kept"), ("field.remember", "yes")]).await.text;
+    assert!(unset.contains("remember is true or false") && unset.contains("value=\"kept\""), "{unset}");
     // An expired form is shown again with the same text.
     let headers = [("origin", console.url.as_str())];
     let expired = console.post_as(&edit, &fields("2026-12-03 10:00:00"), &headers).await;
