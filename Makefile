@@ -36,7 +36,7 @@ else
 	@echo "no Docker here: the image is not tested" >&2
 endif
 
-fuzz: setup-check ## fuzz messages, CRM replies, headers and configuration, each for SECONDS (60)
+fuzz: setup-check ## fuzz messages, rules, CRM replies, CRM answers on a socket, headers and configuration, each for SECONDS (60)
 	tests/fuzz.sh $(or $(SECONDS),60)
 
 sim: setup ## simulate the worker with faults of all kinds, for MESSAGES messages (1000000); the first seed is SEED (from the clock)

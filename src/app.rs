@@ -26,17 +26,17 @@ use crate::ledger::{self, Ledger, Owner};
 use crate::lifecycle::Services;
 use crate::message::mapper::Mapper;
 use crate::observe::admin;
-use crate::observe::events::Events;
+use crate::observe::events::Telemetry;
 use crate::observe::listener::bind;
 use crate::observe::logs::Repeated;
 use crate::observe::status::Status;
-use crate::observe::traces::FLUSH;
+use crate::observe::traces::FLUSH_TIMEOUT;
 use crate::reload;
 use crate::retry::{Backoff, Schedule, jittered};
 use crate::settle::Settler;
 use crate::worker::ownership::{Ownership, ProofConditions};
 use crate::worker::recorder::Recorder;
-use crate::worker::{InFlightIds, ORPHAN_MARGIN, QuotaChecks, Settings, Worker};
+use crate::worker::{InFlightIds, ORPHAN_MARGIN, Settings, Worker};
 
 /// Unsettled deliveries for each slot. This is enough that a slot finds its next message while others wait for the ledger,
 /// RabbitMQ or another attempt. By default it is few enough that the last one is sent within `gate.hold`, even if each
@@ -45,13 +45,13 @@ const PREFETCH_PER_SLOT: usize = 24;
 /// The most: each unsettled message takes memory, up to its largest size.
 const MAX_PREFETCH: usize = 512;
 /// First and longest wait before another attempt to open the ledger.
-const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+const REOPEN_WAITS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// How often the queues are counted and the rates measured.
-const MEASURE: Duration = Duration::from_secs(10);
+const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the broker's connections may take to close once everything is settled, and then the rest.
-const CLOSING: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the process may still run after `shutdown.grace`.
-pub(crate) const AFTER_GRACE: Duration = CLOSING.saturating_mul(2).saturating_add(FLUSH);
+pub(crate) const AFTER_GRACE: Duration = CLOSE_TIMEOUT.saturating_mul(2).saturating_add(FLUSH_TIMEOUT);
 
 /// A worker that is ready to run.
 pub struct App {
@@ -68,7 +68,10 @@ impl App {
     /// # Errors
     /// What is wrong, in words for an operator.
     pub async fn new(config: Config, mapper: Mapper) -> Result<Self, String> {
-        let crm = HttpCrm::new(&config.crm)?;
+        let crm = config.crm.clone();
+        // Reading crm.ca_file blocks.
+        let crm =
+            tokio::task::spawn_blocking(move || HttpCrm::new(&crm)).await.map_err(|error| error.to_string())??;
         Self::with_crm(config, mapper, crm).await
     }
 
@@ -80,13 +83,13 @@ impl App {
         let listen = config.admin.listen;
         let listener = bind(listen).map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))?;
         let vhost = config.broker.urls.first().map_or_else(|| "/".to_owned(), vhost);
-        let events = Arc::new(Events::new(&vhost, &config.broker.queue, Clock::system().now()));
+        let telemetry = Arc::new(Telemetry::new(&vhost, &config.broker.queue, Clock::system().now()));
         let on_change = {
-            let events = Arc::clone(&events);
-            Box::new(move |closed, failure: Option<&str>| events.gate(closed, failure))
+            let telemetry = Arc::clone(&telemetry);
+            Box::new(move |closed, failure: Option<&str>| telemetry.gate(closed, failure))
         };
         let gate = Gate::new(&config.gate, &config.crm, config.retry.retry_after_max, Clock::system(), on_change);
-        let status = Arc::new(Status::new(events, gate, Arc::new(mapper), config.ledger.store.as_str()));
+        let status = Arc::new(Status::new(telemetry, gate, Arc::new(mapper), config.ledger.store.as_str()));
         Ok(Self { config, listener, crm, status })
     }
 
@@ -117,7 +120,7 @@ impl App {
             Some(ledger) => work(&config, &status, Parts { crm, ledger, schedule, stop }, &services).await,
             None => Ok(()),
         };
-        let failed = services.end(CLOSING).await;
+        let failed = services.end(CLOSE_TIMEOUT).await;
         ended.and(failed)
     }
 }
@@ -188,12 +191,12 @@ async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Se
     let prefetch = prefetch(slots, &config.crm, config.gate.hold);
     let session = broker.session(prefetch, Arc::clone(&worker.ownership), config, status);
     if let Some(file) = config.broker.urls_file.clone() {
-        let (connector, files) = (Arc::clone(&broker.connector), Arc::clone(&status.events.files));
+        let (connector, files) = (Arc::clone(&broker.connector), Arc::clone(&status.telemetry.files));
         services.spawn("broker's addresses", reload::broker_urls(file, connector, files));
     }
     if let Some(file) = config.events.rules_file.clone() {
         let (mapper, ownership) = (Arc::clone(&worker.mapper), Arc::clone(&worker.ownership));
-        let files = Arc::clone(&status.events.files);
+        let files = Arc::clone(&status.telemetry.files);
         services.spawn("rules file", reload::rules(file, config.events.clone(), mapper, ownership, files));
     }
     services.spawn("ledger watch", Arc::clone(&worker.recorder).watch(drained.clone()));
@@ -235,18 +238,18 @@ async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Se
         }
     };
     // The end of the process closes a connection that does not close in time.
-    let _ = timeout(CLOSING, closing).await;
+    let _ = timeout(CLOSE_TIMEOUT, closing).await;
     refused.map_or(settled, Err)
 }
 
 /// Counts the queues and measures the rates, for the forecast.
 async fn measure(connector: Arc<Connector>, topology: Topology, status: Arc<Status>, stop: CancellationToken) {
     let queues: Vec<String> = topology.queues.into_iter().map(|queue| queue.name).collect();
-    depths::watch(&connector, &queues, MEASURE, &stop, |depths| status.measure(depths)).await;
+    depths::watch(&connector, &queues, MEASURE_INTERVAL, &stop, |depths| status.measure(depths)).await;
 }
 
 fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, tasks: &TaskTracker) -> Worker {
-    let (gate, events) = (Arc::clone(&status.gate), Arc::clone(&status.events));
+    let (gate, telemetry) = (Arc::clone(&status.gate), Arc::clone(&status.telemetry));
     let mapper = Arc::clone(&status.mapper);
     let conditions = ProofConditions {
         single_active_consumer: config.broker.single_active_consumer,
@@ -271,7 +274,7 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, 
             hold: config.gate.hold,
             mapper: Arc::clone(&mapper),
             clock: Clock::system(),
-            events: Arc::clone(&events),
+            telemetry: Arc::clone(&telemetry),
         },
         ownership: Arc::new(Ownership::new(
             Arc::clone(&parts.ledger),
@@ -279,14 +282,13 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, 
             conditions,
             Clock::system(),
         )),
-        recorder: Recorder::new(parts.ledger, Arc::clone(&gate), Arc::clone(&events), tasks.clone()),
+        recorder: Recorder::new(parts.ledger, Arc::clone(&gate), Arc::clone(&telemetry), tasks.clone()),
         mapper,
         owner: Owner(fastrand::u64(..)),
         operation: config.crm.operation.as_deref().unwrap_or_default().into(),
         gate,
         ids: InFlightIds::default(),
-        quota_checks: QuotaChecks::default(),
-        events,
+        telemetry,
         clock: Clock::system(),
         stop: parts.stop,
     }
@@ -294,7 +296,7 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, 
 
 /// Opens the ledger, and tries again until it works; none if the worker must stop before.
 async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationToken) -> Option<Arc<dyn Ledger>> {
-    let mut backoff = Backoff::new(REOPEN.0, REOPEN.1);
+    let mut backoff = Backoff::new(REOPEN_WAITS.0, REOPEN_WAITS.1);
     let mut failing = Repeated::new("the ledger cannot be opened, trying again", Clock::system());
     loop {
         let opened = tokio::select! {
@@ -305,7 +307,7 @@ async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationT
         };
         let error = match opened {
             Ok(ledger) => {
-                status.events.ledger_has(ledger.len());
+                status.telemetry.ledger_has(ledger.entries());
                 status.serves(config, Arc::clone(&ledger));
                 status.ledger(None);
                 return Some(ledger);
@@ -323,7 +325,7 @@ async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationT
 
 /// Watches the files with logins, which are needed before the ledger is open.
 fn watch_logins(config: &Config, status: &Arc<Status>, services: &Services) {
-    let files = &status.events.files;
+    let files = &status.telemetry.files;
     if let Some(file) = config.crm.tokens_file.clone() {
         services.spawn("tokens file", reload::tokens(file, Arc::clone(&status.gate), Arc::clone(files)));
     }

@@ -1,5 +1,6 @@
-//! RabbitMQ: the message and the traits that the rest of the program uses; its children talk to RabbitMQ. No other module names
-//! lapin, the client library. Its property and header types are used unchanged, so that every AMQP type is copied exactly.
+//! RabbitMQ: messages, and the traits by which the rest of the program consumes and publishes. The submodules talk to
+//! RabbitMQ. No other module names lapin, the client library. Its property and header types are used unchanged, so that every
+//! AMQP type is copied exactly.
 
 mod acker;
 pub mod bindings;

@@ -52,12 +52,12 @@ pub struct Finding {
 /// Which checks run.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
-    /// Everything beyond the configuration.
-    pub network: bool,
-    /// The CRM. This costs one call of each token's quota.
-    pub crm: bool,
-    /// Whether this process runs in Kubernetes.
-    pub kubernetes: bool,
+    /// Everything beyond the configuration is checked.
+    pub checks_network: bool,
+    /// The CRM is checked, which costs one call of each token's quota.
+    pub checks_crm: bool,
+    /// This process runs in Kubernetes.
+    pub is_in_kubernetes: bool,
 }
 
 /// The findings, in the order of the checks.
@@ -102,13 +102,16 @@ pub async fn run(loaded: &Loaded, scope: Scope) -> Vec<Finding> {
     }
     rules::check(config, &mut findings);
     let mut consumers = None;
-    if scope.network {
-        let (broker, ledger, crm) =
-            tokio::join!(broker::check(config), ledger::check(&config.ledger), crm::check(&config.crm, scope.crm));
+    if scope.checks_network {
+        let (broker, ledger, crm) = tokio::join!(
+            broker::check(config),
+            ledger::check(&config.ledger),
+            crm::check(&config.crm, scope.checks_crm)
+        );
         consumers = broker.consumers;
         findings.0.extend([broker.findings, ledger, crm].into_iter().flat_map(|part| part.0));
     }
-    audit::check(config, scope.kubernetes, consumers, &mut findings);
+    audit::check(config, scope.is_in_kubernetes, consumers, &mut findings);
     findings.0
 }
 

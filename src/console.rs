@@ -37,19 +37,20 @@ use crate::config::{Config, LedgerStore, Loaded};
 use crate::dead_letters::DeadLetters;
 use crate::dead_letters::audit::Record;
 use crate::dead_letters::preview::Previewer;
+use crate::observe::listener::{RetryingListener, bind};
 use crate::observe::watched_files::WatchedFiles;
 use crate::reload;
 
 /// Connections at a time, at most.
-const CONNECTIONS: usize = 128;
+const MAX_CONNECTIONS: usize = 128;
 /// Time limit for the head of a request.
-const HEAD: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit for a request and its answer. The longest is the download of all dead letters.
-const EXCHANGE: Duration = Duration::from_secs(600);
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Time limit for open work when the console ends.
 const GRACE: Duration = Duration::from_secs(10);
 /// Interval at which old sessions and actions are deleted.
-const SWEEP: Duration = Duration::from_secs(3_600);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// What every page has access to.
 pub(crate) struct App {
@@ -66,7 +67,7 @@ pub(crate) struct App {
     /// The start of every page's path; it ends with a slash.
     pub(crate) base: String,
     /// Whether the console runs in Kubernetes, for `check`.
-    pub(crate) kubernetes: bool,
+    pub(crate) is_in_kubernetes: bool,
 }
 
 impl App {
@@ -122,9 +123,16 @@ pub(crate) struct Console {
 
 impl Console {
     /// Binds the address and opens the state.
-    pub(crate) async fn bind(loaded: Loaded, kubernetes: bool, stop: CancellationToken) -> Result<Self, StartError> {
+    pub(crate) async fn bind(
+        loaded: Loaded,
+        is_in_kubernetes: bool,
+        stop: CancellationToken,
+    ) -> Result<Self, StartError> {
         let console = loaded.config.console.clone();
-        let auth = Auth::new(&console).map_err(StartError::Configuration)?;
+        let auth = Auth::new(&console, &stop).map_err(|why| match stop.is_cancelled() {
+            true => StartError::Failed("interrupted".to_owned()),
+            false => StartError::Configuration(why),
+        })?;
         if !console.listen.ip().is_loopback() && !auth.is_needed() {
             return Err(StartError::Configuration(format!(
                 "console.listen: {} is reached from other machines, and no password is set. Set console.password_file \
@@ -133,7 +141,7 @@ impl Console {
                 console.listen
             )));
         }
-        let listener = TcpListener::bind(console.listen).await.map_err(|error| {
+        let listener = bind(console.listen).map_err(|error| {
             StartError::Failed(format!("console.listen: cannot listen on {}: {error}", console.listen))
         })?;
         let config = Arc::new(loaded.config.clone());
@@ -147,7 +155,7 @@ impl Console {
             tasks: TaskTracker::new(),
             stop,
             base: console.base_path.clone(),
-            kubernetes,
+            is_in_kubernetes,
             loaded,
             config,
             dead_letters,
@@ -163,10 +171,11 @@ impl Console {
     /// Serves the pages until it is stopped, then waits for open work.
     pub(crate) async fn serve(self) -> Result<(), String> {
         let Self { app, listener } = self;
+        let mut listener = RetryingListener::new(listener, "console.listen");
         app.resume()?;
         let routes = pages::routes(&app);
         app.watch_logins();
-        let (places, sweeping) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::clone(&app));
+        let (places, sweeping) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), Arc::clone(&app));
         app.tasks.spawn(async move {
             let swept = async {
                 loop {
@@ -176,7 +185,7 @@ impl Console {
                             "old records could not be deleted from console.state; check its disk and permissions"
                         );
                     }
-                    sleep(SWEEP).await;
+                    sleep(SWEEP_INTERVAL).await;
                 }
             };
             let _: Option<()> = sweeping.stop.run_until_cancelled(swept).await;
@@ -184,19 +193,12 @@ impl Console {
         let accepting = async {
             loop {
                 let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-                match listener.accept().await {
-                    Ok((stream, address)) => {
-                        let served = connection(routes.clone(), stream, Peer(address));
-                        app.tasks.spawn(async move {
-                            served.await;
-                            drop(place);
-                        });
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted; if this repeats, raise the limit of open files (ulimit -n)");
-                        sleep(Duration::from_millis(100)).await;
-                    }
-                }
+                let (stream, address) = listener.next().await;
+                let served = connection(routes.clone(), stream, Peer(address));
+                app.tasks.spawn(async move {
+                    served.await;
+                    drop(place);
+                });
             }
         };
         let _: Option<()> = app.stop.run_until_cancelled(accepting).await;
@@ -210,7 +212,7 @@ impl Console {
 async fn connection(routes: Router, stream: tokio::net::TcpStream, peer: Peer) {
     let service = TowerToHyperService::new(routes.layer(Extension(peer)));
     let mut http = http1::Builder::new();
-    let served = http.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(false);
+    let served = http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).keep_alive(false);
     // A client that sends a broken request, or sends too slowly, gets no answer.
-    let _ = timeout(EXCHANGE, served.serve_connection(TokioIo::new(stream), service)).await;
+    let _ = timeout(EXCHANGE_TIMEOUT, served.serve_connection(TokioIo::new(stream), service)).await;
 }

@@ -1,4 +1,4 @@
-//! Numbers and their nouns in sentences for people.
+//! Writes numbers with their nouns for people, such as `1 message` and `1,200 messages`.
 
 /// A number and a noun: `1 message`, `1,200 messages`.
 #[must_use]

@@ -1,8 +1,8 @@
 //! The HTTP client for the CRM. It sends one attempt; this is the only code that names reqwest.
 //!
 //! The client never repeats a request that may have been sent, and never follows a redirect, because the call is not
-//! idempotent. It closes an idle connection after [`IDLE`], before the server does: a request on a connection that the
-//! server closes may get no answer. It accepts answers that proxies have changed.
+//! idempotent. It closes an idle connection after [`IDLE_TIMEOUT`], before the server does: a request on a connection that
+//! the server closes may get no answer. It accepts answers that proxies have changed.
 
 pub mod classify;
 pub mod exchange;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use flate2::bufread::{DeflateDecoder, GzDecoder, ZlibDecoder};
 use futures_util::future::BoxFuture;
 use reqwest::header::{
     CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
@@ -36,13 +36,15 @@ pub const TOKEN_HEADER: &str = "wolkvox-token";
 static WOLKVOX_TOKEN: HeaderName = HeaderName::from_static(TOKEN_HEADER);
 static APPLICATION_JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// How long an idle connection is kept.
-const IDLE: Duration = Duration::from_secs(4);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The largest answer that is read, in bytes, before and after decompression.
 const MAX_REPLY: usize = 1 << 20;
 /// The most header lines of an answer.
 const MAX_HEADERS: usize = 256;
 /// The most nested encodings of an answer.
 const MAX_ENCODINGS: usize = 2;
+/// The beginning of a member of gzip's format (RFC 1952).
+const GZIP: [u8; 2] = [0x1F, 0x8B];
 
 /// The CRM's calls, as the worker uses them.
 pub trait Crm: Send + Sync {
@@ -125,7 +127,7 @@ fn client(config: &config::Crm, server: &Url) -> Result<reqwest::Client, String>
         .no_proxy()
         .connect_timeout(connect_timeout(config))
         .timeout(config.request_timeout)
-        .pool_idle_timeout(IDLE)
+        .pool_idle_timeout(IDLE_TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
         // With redirects allowed, the client keeps a copy of each request.
         .retry(reqwest::retry::never().max_retries_per_request(0))
@@ -168,7 +170,8 @@ fn failed(error: &reqwest::Error, peer: &str) -> HttpResult {
     }
 }
 
-/// Shorter than the time limit of the request: if both ended at once, it would be unknown whether the request was sent.
+/// The time limit for connecting. It is shorter than the time limit of the request. So a connection that takes too long is
+/// known not to have sent anything.
 fn connect_timeout(config: &config::Crm) -> Duration {
     config.connect_timeout.min(config.request_timeout * 19 / 20)
 }
@@ -185,21 +188,21 @@ async fn read(mut response: reqwest::Response) -> HttpResult {
     let encodings = encodings(response.headers());
     let status = response.status().as_u16();
     let (mut body, mut is_cut) = (Vec::new(), false);
-    while body.len() < MAX_REPLY {
+    while !is_cut {
         match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(chunk.get(..MAX_REPLY - body.len()).unwrap_or(&chunk)),
-            Ok(None) => break,
-            Err(error) => {
-                // A verdict 200 that arrived before the connection broke counts.
-                if body.is_empty() {
-                    return HttpResult::NoAnswer(causes(&error));
-                }
-                is_cut = true;
-                break;
+            Ok(Some(chunk)) => {
+                let room = MAX_REPLY - body.len();
+                is_cut = chunk.len() > room;
+                body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
             }
+            Ok(None) => break,
+            // A verdict 200 that arrived before the connection broke counts.
+            Err(error) if body.is_empty() => return HttpResult::NoAnswer(causes(&error)),
+            Err(_) => is_cut = true,
         }
     }
-    HttpResult::Reply(Reply { status, retry_after, body: unpack(&encodings, body), is_cut })
+    let (body, is_whole) = unpack(&encodings, body);
+    HttpResult::Reply(Reply { status, retry_after, body, is_cut: is_cut || !is_whole })
 }
 
 /// The encodings of an answer, innermost first, in lower case. A `Transfer-Encoding` is the outer one; hyper has undone its
@@ -211,30 +214,47 @@ fn encodings(headers: &HeaderMap) -> Vec<String> {
     named.filter(|name| !["", "identity", "chunked"].contains(&name.as_str())).collect()
 }
 
-/// Decompresses a body: some servers compress although the request did not ask for it. A body that cannot be decompressed
-/// stays unchanged; of one that is cut off, the readable part is used.
-fn unpack(encodings: &[String], mut body: Vec<u8>) -> Vec<u8> {
+/// Decompresses a body: some servers compress although the request did not ask for it. Returns also whether the end of each
+/// encoding was reached. A body that cannot be decompressed stays unchanged; of one that is cut off, the readable part is used.
+fn unpack(encodings: &[String], mut body: Vec<u8>) -> (Vec<u8>, bool) {
+    let mut is_whole = true;
     for encoding in encodings.iter().rev().take(MAX_ENCODINGS) {
-        let unpacked = match encoding.as_str() {
-            "gzip" | "x-gzip" => bounded(MultiGzDecoder::new(body.as_slice())),
+        let mut unpacked = Vec::new();
+        let has_ended = match encoding.as_str() {
+            "gzip" | "x-gzip" => gunzip(&body, &mut unpacked),
             // RFC 9110 means zlib. Some servers send bare deflate, and browsers read both.
-            "deflate" if is_zlib(&body) => bounded(ZlibDecoder::new(body.as_slice())),
-            "deflate" => bounded(DeflateDecoder::new(body.as_slice())),
-            _ => return body,
+            "deflate" if is_zlib(&body) => bounded(&mut ZlibDecoder::new(body.as_slice()), &mut unpacked),
+            "deflate" => bounded(&mut DeflateDecoder::new(body.as_slice()), &mut unpacked),
+            _ => break,
         };
         if unpacked.is_empty() {
-            return body;
+            break;
         }
-        body = unpacked;
+        (body, is_whole) = (unpacked, is_whole && has_ended);
     }
-    body
+    (body, is_whole)
 }
 
-fn bounded(decoder: impl Read) -> Vec<u8> {
-    let mut unpacked = Vec::new();
+/// Decompresses gzip, which can have several members. Other bytes after the last member are ignored. Returns whether the end of
+/// each member was reached.
+fn gunzip(mut packed: &[u8], unpacked: &mut Vec<u8>) -> bool {
+    loop {
+        let mut decoder = GzDecoder::new(packed);
+        let has_ended = bounded(&mut decoder, unpacked) && decoder.header().is_some();
+        packed = decoder.into_inner();
+        if !has_ended || !packed.starts_with(&GZIP) {
+            return has_ended;
+        }
+    }
+}
+
+/// Decompresses until there are [`MAX_REPLY`] bytes. Returns whether the end was reached.
+fn bounded(decoder: &mut impl Read, unpacked: &mut Vec<u8>) -> bool {
+    let room = MAX_REPLY.saturating_sub(unpacked.len());
     // The part before an error is kept.
-    let _ = decoder.take(MAX_REPLY as u64).read_to_end(&mut unpacked);
-    unpacked
+    let _ = decoder.by_ref().take(room as u64).read_to_end(unpacked);
+    // Data that is cut off or broken fails again. A wrong checksum of gzip is reported once, behind the end of the data.
+    matches!(decoder.read(&mut [0]), Ok(0))
 }
 
 /// The head of zlib's format (RFC 1950): method 8, and a multiple of 31.
@@ -254,5 +274,20 @@ fn causes(error: &reqwest::Error) -> String {
         Some(said) => said,
         None if error.is_timeout() => "timed out".to_owned(),
         None => "no further details".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn answer_over_the_limit_counts_as_cut_off() {
+        for (more, is_cut) in [(0, false), (1, true), (MAX_REPLY, true)] {
+            let body = vec![b' '; MAX_REPLY + more];
+            let result = read(reqwest::Response::from(hyper::Response::new(body))).await;
+            let HttpResult::Reply(reply) = result else { panic!("{result:?}") };
+            assert_eq!((reply.body.len(), reply.is_cut), (MAX_REPLY, is_cut), "{more} bytes over the limit");
+        }
     }
 }

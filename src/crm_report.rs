@@ -14,6 +14,6 @@ mod run;
 mod secrets;
 pub(crate) mod test_task;
 
-pub use plan::{Choices, MAX_CALLS, ReportPlan};
+pub use plan::{MAX_CALLS, ReportOptions, ReportPlan};
 pub use report::{Report, TaskState};
 pub use run::{Observer, Run, run};

@@ -8,14 +8,14 @@ mod block_reason;
 pub mod breaker;
 pub mod tokens;
 
-use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex as SyncMutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{Mutex, Notify};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, timeout_at};
 
 pub use self::block_reason::BlockReason;
 use crate::clock::Clock;
@@ -23,6 +23,7 @@ use crate::config;
 use crate::crm::classify::{Classified, Outcome};
 use crate::gate::breaker::{Breaker, HalfOpenId};
 use crate::gate::tokens::{TakenSlot, TokenState, Tokens, UnusableReason};
+use crate::sync::lock;
 
 /// Why the CRM's breaker tripped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,22 +116,29 @@ impl State {
 
 impl TokenSlot {
     /// The token to send with.
-    #[must_use]
     pub fn token(&self) -> &SecretString {
         &self.taken.secret
     }
 
+    /// The position of the token in the configuration, counted from 0.
+    pub fn position(&self) -> usize {
+        self.taken.position
+    }
+
     /// Whether it is the one request that finds out whether a closed gate can open.
-    #[must_use]
     pub fn is_probe(&self) -> bool {
         self.is_probe
     }
 
     /// Whether a request may still be sent: between slot and request other answers may have closed the gate or paused the token.
-    #[must_use]
     pub fn is_usable(&self) -> bool {
-        let mut state = self.gate.lock();
+        let mut state = lock(&self.gate.state);
         (self.is_probe || state.block_reason().is_none()) && state.tokens.is_usable(&self.taken, Instant::now())
+    }
+
+    /// Counts a request. Returns whether the CRM must be asked before it how much of the token's quota is used.
+    pub fn is_quota_check_due(&self) -> bool {
+        lock(&self.gate.state).tokens.is_quota_check_due(&self.taken, Instant::now())
     }
 
     /// Records what the CRM said about the quota: calls a day, calls left, and the time until the reset, if it said that.
@@ -218,7 +226,6 @@ impl Drop for TokenSlot {
 
 impl Gate {
     /// An open gate.
-    #[must_use]
     pub fn new(
         gate: &config::Gate,
         crm: &config::Crm,
@@ -258,24 +265,13 @@ impl Gate {
                 Ok(slot) => return slot,
                 Err(next) => next,
             };
-            let due = async {
-                match next {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
+            match next {
+                Some(at) => {
+                    let _ = timeout_at(at, changed).await;
                 }
-            };
-            tokio::select! {
-                biased;
-                () = changed => {}
-                () = due => {}
+                None => changed.await,
             }
         }
-    }
-
-    /// A slot if a request may be sent at once and nobody waits.
-    pub fn try_acquire(self: &Arc<Self>) -> Option<TokenSlot> {
-        let _turn = self.turn.try_lock().ok()?;
-        self.try_take().ok()
     }
 
     /// A slot, or the time for the next try, unless the gate's state changes earlier.
@@ -297,20 +293,19 @@ impl Gate {
     /// The ledger was written.
     pub fn ledger_worked(&self) {
         // The usual case. This is called several times for each message.
-        if self.lock().ledger_is_down {
+        if lock(&self.state).ledger_is_down {
             self.update(|state, _| state.ledger_is_down = false);
         }
     }
 
     /// Whether it is closed because the ledger cannot be used.
-    #[must_use]
     pub fn is_ledger_down(&self) -> bool {
-        self.lock().ledger_is_down
+        lock(&self.state).ledger_is_down
     }
 
     /// Removes every token that the CRM repeated in its text. A request can be answered with the words of another one.
     pub fn hide_tokens(&self, classified: &mut Classified) {
-        for secret in self.lock().tokens.secrets() {
+        for secret in lock(&self.state).tokens.secrets() {
             classified.hide(secret.expose_secret());
         }
     }
@@ -321,25 +316,21 @@ impl Gate {
     }
 
     /// Why it is closed; none while it is open.
-    #[must_use]
     pub fn block_reason(&self) -> Option<BlockReason> {
         self.update_quietly(|state, _| state.block_reason())
     }
 
     /// Since when it is open, or closed for its present reason.
-    #[must_use]
     pub fn since(&self) -> Timestamp {
-        self.lock().since
+        lock(&self.state).since
     }
 
     /// The latest request that failed for a reason outside its message.
-    #[must_use]
     pub fn last_failure(&self) -> Option<LastFailure> {
-        self.lock().last_failure.clone()
+        lock(&self.state).last_failure.clone()
     }
 
     /// When the next probe of the CRM is due; none if the CRM is not why the gate is closed, and while a probe runs.
-    #[must_use]
     pub fn next_probe_at(&self) -> Option<Timestamp> {
         let wait = self.update_quietly(|state, now| {
             let is_probed = matches!(state.block_reason(), Some(BlockReason::Outage | BlockReason::Misconfigured));
@@ -349,7 +340,6 @@ impl Gate {
     }
 
     /// What each token does, in the order of the configuration.
-    #[must_use]
     pub fn token_states(&self) -> Vec<TokenState> {
         let today = self.clock.now();
         self.update_quietly(|state, now| state.tokens.states(now, today))
@@ -365,7 +355,7 @@ impl Gate {
     /// Changes the state, and reports whether the gate has opened or closed, by this change or because time has passed.
     fn update_quietly<T>(&self, change: impl FnOnce(&mut State, Instant) -> T) -> T {
         let now = Instant::now();
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.tokens.refresh(now);
         let result = change(&mut state, now);
         state.tokens.refresh(now);
@@ -377,10 +367,6 @@ impl Gate {
             (self.on_change)(reason, failure.map(|failed| failed.reason.as_str()));
         }
         result
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn until_midnight(&self) -> Duration {

@@ -9,9 +9,9 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// An object with more members is neither a task message nor a verdict, and comparing its keys takes long.
-const MOST: usize = 1_000;
+const MAX_MEMBERS: usize = 1_000;
 /// The size of a task message. Larger objects allocate more memory.
-const USUAL: usize = 10;
+const USUAL_MEMBERS: usize = 10;
 
 /// The members of a JSON object in order, including repeated keys. Each value is parsed later, so that an error names its
 /// member.
@@ -39,10 +39,10 @@ impl<'de> Deserialize<'de> for Members<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Vec::with_capacity(USUAL);
+                let mut members = Vec::with_capacity(USUAL_MEMBERS);
                 while let Some((Name(name), value)) = map.next_entry()? {
-                    if members.len() == MOST {
-                        return Err(de::Error::custom(format_args!("it has more than {MOST} fields")));
+                    if members.len() == MAX_MEMBERS {
+                        return Err(de::Error::custom(format_args!("it has more than {MAX_MEMBERS} fields")));
                     }
                     members.push((name, value));
                 }
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(members.get("number").map(RawValue::get), Some("8"), "the last one counts");
         assert!(matches!(members.0.first(), Some((Cow::Borrowed("plain"), _))));
         let many = |count| format!("{{{}}}", vec!["\"a\":1"; count].join(","));
-        assert!(serde_json::from_str::<Members<'_>>(&many(MOST)).is_ok());
-        assert!(serde_json::from_str::<Members<'_>>(&many(MOST + 1)).is_err());
+        assert!(serde_json::from_str::<Members<'_>>(&many(MAX_MEMBERS)).is_ok());
+        assert!(serde_json::from_str::<Members<'_>>(&many(MAX_MEMBERS + 1)).is_err());
     }
 }

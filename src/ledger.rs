@@ -10,6 +10,7 @@
 
 pub mod entry;
 mod error;
+mod json;
 pub mod memory;
 pub mod read_only;
 pub mod redis;
@@ -40,7 +41,6 @@ pub struct Key([u8; 16]);
 
 impl Key {
     /// The key of one message: the work queue, the CRM's operation and the message id, any bytes each.
-    #[must_use]
     pub fn new(queue: &str, operation: &str, message_id: impl AsRef<[u8]>) -> Self {
         let mut hash = Sha256::new();
         for part in [queue.as_bytes(), operation.as_bytes(), message_id.as_ref()] {
@@ -52,14 +52,12 @@ impl Key {
     }
 
     /// The part of the key that a message's [reference](crate::message::reference) contains.
-    #[must_use]
     pub const fn prefix(&self) -> KeyPrefix {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         KeyPrefix(u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 4)
     }
 
     /// The key as stores keep it.
-    #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
@@ -71,22 +69,14 @@ pub struct KeyPrefix(u64);
 
 impl KeyPrefix {
     /// The prefix of these 60 bits.
-    #[must_use]
     pub const fn new(bits: u64) -> Self {
         Self(bits & (u64::MAX >> 4))
     }
 
     /// The first and the last key that begin with these bits.
-    #[must_use]
     pub fn range(self) -> (Key, Key) {
-        let (mut first, mut last) = ([0; 16], [0xff; 16]);
-        for (to, from) in first.iter_mut().zip((self.0 << 4).to_be_bytes()) {
-            *to = from;
-        }
-        for (to, from) in last.iter_mut().zip((self.0 << 4 | 0xf).to_be_bytes()) {
-            *to = from;
-        }
-        (Key(first), Key(last))
+        let first = u128::from(self.0) << 68;
+        (Key(first.to_be_bytes()), Key((first | u128::MAX >> 60).to_be_bytes()))
     }
 }
 
@@ -110,7 +100,7 @@ impl fmt::Display for Key {
 
 /// What the ledger knows about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct About {
+pub struct LedgerMetadata {
     /// Random; set when the ledger is created. Another ledger, or this one after it was emptied, has another id.
     pub id: String,
     /// Whether "no entry" proves that nothing was sent.
@@ -126,7 +116,7 @@ pub struct About {
     pub last_change: Option<Timestamp>,
 }
 
-impl About {
+impl LedgerMetadata {
     /// What a new ledger knows about itself.
     fn new() -> Self {
         Self {
@@ -140,7 +130,6 @@ impl About {
     }
 
     /// Whether both are equal apart from `last_change`.
-    #[must_use]
     pub fn proves_the_same(&self, other: &Self) -> bool {
         Self { last_change: None, ..self.clone() } == Self { last_change: None, ..other.clone() }
     }
@@ -149,66 +138,45 @@ impl About {
 /// A store of entries, one for each message.
 pub trait Ledger: Send + Sync {
     /// The entry of a message.
-    ///
-    /// # Errors
-    /// When the store cannot be read; it may be tried again.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>>;
 
-    /// Carries out one operation. It is durable when this returns. If the future is dropped, the operation may be carried out
-    /// all the same.
-    ///
-    /// # Errors
-    /// When the store cannot be written. It is then not known whether the operation was carried out. The caller can repeat it:
-    /// the same operation counts once.
+    /// Carries out one operation. It is durable when this returns. After an error, and if the future is dropped, the operation
+    /// may have been carried out all the same. The caller can repeat it: the same operation counts once.
     fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>>;
 
     /// The entry whose key begins with `prefix`, for people who search by reference. Slow: it may read every entry.
-    ///
-    /// # Errors
-    /// As [`Ledger::get`].
     fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>>;
 
     /// What the ledger knows about itself, as last read or written.
-    fn about(&self) -> About;
+    fn about(&self) -> LedgerMetadata;
 
     /// What the ledger knows about itself, read again, because another worker may have changed it.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    fn reload_about(&self) -> BoxFuture<'_, Result<About, LedgerError>> {
+    fn reload_about(&self) -> BoxFuture<'_, Result<LedgerMetadata, LedgerError>> {
         Box::pin(async { Ok(self.about()) })
     }
 
     /// Replaces what the ledger knows about itself, except `last_change`, if it is still what the caller has `seen`. Returns
     /// whether it was replaced. Durable when this returns.
-    ///
-    /// # Errors
-    /// As [`Ledger::change`].
-    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>>;
+    fn set_about(&self, seen: LedgerMetadata, about: LedgerMetadata) -> BoxFuture<'_, Result<bool, LedgerError>>;
 
     /// Finds out whether the ledger can be written, by a write that changes nothing.
-    ///
-    /// # Errors
-    /// As [`Ledger::change`].
-    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>>;
+    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
+        let about = self.about();
+        Box::pin(async move { self.set_about(about.clone(), about).await.map(drop) })
+    }
 
     /// Whether only one process at a time can have the ledger open. If so, the owner of every other claim is gone.
     fn is_exclusive(&self) -> bool;
 
     /// The number of entries after the latest change by this process. Reads a counter, not the store.
-    fn len(&self) -> u64;
+    fn entries(&self) -> u64;
 
-    /// Whether [`Ledger::len`] is 0.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// See [`About::proves_unsent`].
+    /// See [`LedgerMetadata::proves_unsent`].
     fn proves_unsent(&self) -> bool {
         self.about().proves_unsent
     }
 
-    /// See [`About::epoch`].
+    /// See [`LedgerMetadata::epoch`].
     fn epoch(&self) -> u32 {
         self.about().epoch
     }
@@ -229,60 +197,40 @@ impl From<&config::Ledger> for Limits {
     }
 }
 
-/// Opens the configured ledger. The age of entries is measured by `clock`.
-///
-/// # Errors
-/// When the file is locked, damaged or of another version, its folder is missing, or Redis cannot be reached. The error says
-/// what to do. The caller can try again.
+/// Opens the configured ledger. The age of entries is measured by `clock`. An error says what to do; the caller can try again.
 pub async fn open(config: &config::Ledger, clock: Clock) -> Result<Arc<dyn Ledger>, LedgerError> {
     let limits = Limits::from(config);
     Ok(match &config.store {
         config::LedgerStore::Memory => Arc::new(memory::MemoryLedger::new(limits, clock)),
         config::LedgerStore::File(path) => Arc::new(sqlite::SqliteLedger::open(path, limits, clock).await?),
         config::LedgerStore::Redis(url) => {
-            Arc::new(redis::RedisLedger::open(url, &redis::prefix(&config.queue), limits, clock).await?)
+            Arc::new(redis::RedisLedger::open(url, &redis::prefix(&config.queue), limits, clock, false).await?)
         }
     })
 }
 
 /// Gives a ledger that was restored from a backup a new id, so that "no entry" proves nothing about what was
 /// sent after the backup. Returns what the ledger knows about itself, before and after.
-///
-/// # Errors
-/// When there is no such ledger, it is in memory, a worker has the file open, or the store cannot be written.
-pub async fn renew_id(config: &config::Ledger, clock: Clock) -> Result<(About, About), LedgerError> {
-    let renew = |old: About| {
-        let epoch = old.epoch.saturating_add(1);
-        let new = About { id: new_id(), proves_unsent: false, epoch, ..old.clone() };
-        (old, new)
-    };
-    let limits = Limits::from(config);
+pub async fn renew_id(config: &config::Ledger, clock: Clock) -> Result<(LedgerMetadata, LedgerMetadata), LedgerError> {
     match &config.store {
-        config::LedgerStore::Memory => Err(LedgerError::new(
-            "in memory",
-            "only the worker's process has it, and it gets a new id at each start",
-            "restart the worker if you want an empty one, or name the restored ledger in ledger.url",
-        )),
-        config::LedgerStore::File(path) => {
-            if !path.exists() {
-                return Err(sqlite::missing(path));
-            }
-            let ledger = sqlite::SqliteLedger::open(path, limits, clock).await?;
-            let (old, new) = renew(ledger.about());
-            require_replaced(ledger.set_about(old.clone(), new.clone()).await?).map(|()| (old, new))
+        config::LedgerStore::Memory => {
+            return Err(LedgerError::new(
+                "in memory",
+                "only the worker's process has it, and it gets a new id at each start",
+                "restart the worker if you want an empty one, or name the restored ledger in ledger.url",
+            ));
         }
-        config::LedgerStore::Redis(url) => {
-            let ledger = redis::RedisLedger::open(url, &redis::prefix(&config.queue), limits, clock).await?;
-            let (old, new) = renew(ledger.about());
-            require_replaced(ledger.set_about(old.clone(), new.clone()).await?).map(|()| (old, new))
-        }
+        config::LedgerStore::File(path) if !path.exists() => return Err(sqlite::missing(path)),
+        config::LedgerStore::File(_) | config::LedgerStore::Redis(_) => {}
     }
-}
-
-fn require_replaced(is_replaced: bool) -> Result<(), LedgerError> {
+    let ledger = open(config, clock).await?;
+    let old = ledger.about();
+    let new = LedgerMetadata { id: new_id(), proves_unsent: false, epoch: old.epoch.saturating_add(1), ..old.clone() };
+    if ledger.set_about(old.clone(), new.clone()).await? {
+        return Ok((old, new));
+    }
     let advice = "stop all workers of this ledger, then run the command again";
-    let error = || LedgerError::new("in use", "a worker changed it at the same time", advice);
-    if is_replaced { Ok(()) } else { Err(error()) }
+    Err(LedgerError::new("in use", "a worker changed it at the same time", advice))
 }
 
 /// A new, random ledger id.

@@ -82,6 +82,8 @@ mod net;
 
 pub mod suggest;
 
+mod sync;
+
 mod tls;
 pub mod visible;
 

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::net::lookup_host;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{sleep, timeout};
 
 /// Time limit for a name lookup, and for a connection to one address.
-const WAIT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Wait before the next address is tried as well (RFC 8305, "Happy Eyeballs": 100 ms to 2 s).
 const STAGGER: Duration = Duration::from_millis(250);
 /// The most addresses that are tried.
-const MOST: u32 = 16;
+const MAX_ADDRESSES: u32 = 16;
 
 /// Which step failed, and why.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,13 +48,13 @@ pub(crate) async fn connect<T, F: Future<Output = io::Result<T>>>(
 ) -> Result<(T, Vec<SocketAddr>), Unreachable> {
     let addresses = in_order(resolve(host, port).await.map_err(Unreachable::Name)?, last);
     let place = format!("{host}:{port}");
-    match timeout(WAIT, first(&addresses, open)).await {
+    match timeout(CONNECT_TIMEOUT, first(&addresses, open)).await {
         Ok(Ok(connection)) => Ok((connection, addresses)),
         // When the host is an address, it is already named.
         Ok(Err(failures)) if failures.starts_with(&place) => Err(Unreachable::Port(failures)),
         Ok(Err(failures)) => Err(Unreachable::Port(format!("{place}: {failures}"))),
         Err(_) => {
-            let (seconds, tried) = (WAIT.as_secs(), shown(&addresses));
+            let (seconds, tried) = (CONNECT_TIMEOUT.as_secs(), shown(&addresses));
             Err(Unreachable::Port(format!("{place}: no connection within {seconds} s (tried {tried})")))
         }
     }
@@ -63,10 +63,10 @@ pub(crate) async fn connect<T, F: Future<Output = io::Result<T>>>(
 /// The addresses of a host, in the system's order of preference.
 async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let host = host.trim_matches(['[', ']']);
-    let found = match timeout(WAIT, lookup_host((host, port))).await {
+    let found = match timeout(CONNECT_TIMEOUT, lookup_host((host, port))).await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => return Err(format!("{host} is not known: {error}")),
-        Err(_) => return Err(format!("{host}: DNS did not answer within {} s", WAIT.as_secs())),
+        Err(_) => return Err(format!("{host}: DNS did not answer within {} s", CONNECT_TIMEOUT.as_secs())),
     };
     let mut addresses: Vec<SocketAddr> = found.collect();
     addresses.dedup();
@@ -91,7 +91,7 @@ async fn first<T, F: Future<Output = io::Result<T>>>(
         sleep(STAGGER * turn).await;
         open(*address).await.map_err(|error| format!("{address}: {}", words(&error.to_string())))
     };
-    let mut attempts: FuturesUnordered<_> = (0..MOST).zip(addresses).map(attempt).collect();
+    let mut attempts: FuturesUnordered<_> = (0..MAX_ADDRESSES).zip(addresses).map(attempt).collect();
     let mut failures = Vec::new();
     while let Some(ended) = attempts.next().await {
         match ended {
@@ -110,8 +110,20 @@ pub(crate) fn words(error: &str) -> String {
     }
 }
 
+/// The address that a connection leads to, and the others of its host, for people.
+pub(crate) fn reached(stream: &TcpStream, addresses: Vec<SocketAddr>) -> String {
+    let peer = stream.peer_addr().ok();
+    let (reached, others): (Vec<SocketAddr>, Vec<SocketAddr>) =
+        addresses.into_iter().partition(|address| peer == Some(*address));
+    let reached = if reached.is_empty() { "an address".to_owned() } else { shown(&reached) };
+    match others.is_empty() {
+        true => reached,
+        false => format!("{reached}; also known as {}", shown(&others)),
+    }
+}
+
 /// The IP addresses, for people.
-pub(crate) fn shown(addresses: &[SocketAddr]) -> String {
+fn shown(addresses: &[SocketAddr]) -> String {
     let mut shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
     shown.dedup();
     shown.join(", ")

@@ -42,7 +42,8 @@ impl Watched {
         }
     }
 
-    fn report(&self, used: &Result<(), Problems>) {
+    /// Reports that the file is in use, with the warnings about it, or why it is not.
+    fn report(&self, used: &Result<Vec<Problem>, Problems>) {
         let (key, path) = (self.key.as_str(), self.file.path().display());
         let problem = used.as_ref().err().map(|Problems(problems)| {
             let listed: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -58,16 +59,19 @@ impl Watched {
                  restart: the worker does not start with it"
             ),
         }
+        for warning in used.iter().flatten() {
+            tracing::warn!(key, %path, %warning, "the file in use has something that may be a mistake");
+        }
         self.reports.changed(self.key, rfc3339(Clock::system().now()), problem);
     }
 }
 
-/// Reports each change of a file, with the result of `replace`.
+/// Reports each change of a file, with the result of `replace`: the warnings, or why the file is not used.
 async fn follow(
     key: FileKey,
     file: WatchedFile,
     reports: Arc<WatchedFiles>,
-    replace: impl Fn(&Path, &str) -> Result<(), Problems>,
+    replace: impl Fn(&Path, &str) -> Result<Vec<Problem>, Problems>,
 ) {
     let mut watched = Watched::new(key, file, reports);
     loop {
@@ -78,19 +82,34 @@ async fn follow(
 
 /// Uses new tokens when their file changes.
 pub(crate) async fn tokens(file: WatchedFile, gate: Arc<Gate>, reports: Arc<WatchedFiles>) {
-    let replace = |path: &Path, text: &str| config::read_tokens(path, text).map(|tokens| gate.replace_tokens(tokens));
+    let replace = |path: &Path, text: &str| {
+        config::read_tokens(path, text).map(|(tokens, warnings)| {
+            gate.replace_tokens(tokens);
+            warnings
+        })
+    };
     follow(FileKey::CrmTokens, file, reports, replace).await;
 }
 
 /// Uses new RabbitMQ addresses when their file changes. An open connection stays.
 pub(crate) async fn broker_urls(file: WatchedFile, connector: Arc<Connector>, reports: Arc<WatchedFiles>) {
-    let replace = |path: &Path, text: &str| config::read_urls(path, text).map(|urls| connector.replace_urls(urls));
+    let replace = |path: &Path, text: &str| {
+        config::read_urls(path, text).map(|(urls, warnings)| {
+            connector.replace_urls(urls);
+            warnings
+        })
+    };
     follow(FileKey::BrokerUrls, file, reports, replace).await;
 }
 
 /// Uses the ledger's new login when its file changes. An open connection stays.
 pub(crate) async fn ledger_url(file: WatchedFile, url: SharedSecret, reports: Arc<WatchedFiles>) {
-    let replace = |path: &Path, text: &str| config::read_ledger_url(path, text, &url.get()).map(|new| url.replace(new));
+    let replace = |path: &Path, text: &str| {
+        config::read_ledger_url(path, text, &url.get()).map(|(new, warnings)| {
+            url.replace(new);
+            warnings
+        })
+    };
     follow(FileKey::LedgerUrl, file, reports, replace).await;
 }
 
@@ -118,10 +137,41 @@ pub(crate) async fn rules(
             Ok(rules) => {
                 let identity = rules.identity();
                 ownership.replace_identities(identity, || mapper.replace(rules)).await;
-                Ok(())
+                Ok(Vec::new())
             }
             Err(problems) => Err(problems),
         };
         watched.report(&used);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::{pause, timeout};
+
+    use super::*;
+    use crate::config::{Config, Sources};
+    use crate::observe::logs::captured::Captured;
+
+    #[tokio::test]
+    async fn warnings_about_a_changed_file_are_logged() {
+        let path = std::env::temp_dir().join(format!("wtw-reload-{}", std::process::id()));
+        std::fs::write(&path, "one").unwrap();
+        let environment = vec![("WTW_CRM_TOKENS_FILE".into(), path.clone().into())];
+        let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
+        std::fs::write(&path, "one,,#two").unwrap();
+        pause();
+        let captured = Captured::start();
+        let replace = |path: &Path, text: &str| config::read_tokens(path, text).map(|(_, warnings)| warnings);
+        let following = follow(FileKey::CrmTokens, config.crm.tokens_file.unwrap(), Arc::default(), replace);
+        assert!(timeout(Duration::from_secs(30), following).await.is_err());
+        std::fs::remove_file(path).unwrap();
+        let lines = captured.take();
+        let warnings: Vec<_> = lines.iter().filter_map(|line| line["warning"].as_str()).collect();
+        assert_eq!(warnings.len(), 2, "{lines:?}");
+        assert!(warnings[0].contains("has a comma with nothing before it"), "{lines:?}");
+        assert!(warnings[1].contains("entry 2 begins with #"), "{lines:?}");
     }
 }

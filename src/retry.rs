@@ -65,8 +65,8 @@ impl Schedule {
         }
     }
 
-    /// The retry queue's delay for a hint: the delay itself, or the shortest one that is as long as the hint, or else the
-    /// longest.
+    /// The delay of the retry queue to use when the CRM asks for a wait, the `hint`. It is `delay`, if that is long enough.
+    /// If not, it is the shortest configured delay that is long enough, or else the longest.
     #[must_use]
     pub fn at_least(&self, delay: Duration, hint: Duration) -> Duration {
         if delay >= hint {

@@ -40,6 +40,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::observe::listener::bind;
 use state::State;
 
 pub use options::Options;
@@ -58,7 +59,7 @@ impl Sandbox {
     /// # Errors
     /// When the address cannot be listened on.
     pub async fn bind(options: Options) -> io::Result<Self> {
-        let listener = TcpListener::bind(options.listen).await?;
+        let listener = bind(options.listen)?;
         Ok(Self { local_addr: listener.local_addr()?, listener, state: Arc::new(State::new(options)) })
     }
 

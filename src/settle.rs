@@ -18,7 +18,7 @@ use crate::message::dead_letter;
 use crate::message::disposition::{Disposition, Settlement};
 use crate::message::mapper::Mapper;
 use crate::message::retry_state::{RetryState, copy_properties};
-use crate::observe::events::Events;
+use crate::observe::events::Telemetry;
 use crate::observe::traces::Span;
 use crate::retry::{Backoff, jittered};
 
@@ -42,7 +42,7 @@ pub struct Settler {
     /// For `x-wtw-failed-at`.
     pub clock: Clock,
     /// Logs and counts publishes that failed.
-    pub events: Arc<Events>,
+    pub telemetry: Arc<Telemetry>,
 }
 
 impl Settler {
@@ -54,12 +54,8 @@ impl Settler {
         acker: &dyn Acker,
         disposition: &Disposition,
     ) -> Settlement {
-        let queue = match disposition {
-            Disposition::Ack | Disposition::AlreadyCreated | Disposition::Skip(_) => return Settlement::Ack,
-            Disposition::Requeue => return Settlement::Requeue,
-            Disposition::Retry(delay) => retry_queue(&self.queue, *delay),
-            Disposition::Hold => hold_queue(&self.queue),
-            Disposition::DeadLetter(_) => self.dead_letter_queue.clone(),
+        let Some(queue) = self.copy_queue(disposition) else {
+            return if *disposition == Disposition::Requeue { Settlement::Requeue } else { Settlement::Ack };
         };
         let is_id_open = matches!(disposition, Disposition::DeadLetter(failure) if failure.leaves_id_open())
             && self.mapper.has_rules();
@@ -71,6 +67,16 @@ impl Settler {
         let at = self.clock.now();
         let properties = |frame_max| self.properties(message, state, disposition, at, frame_max);
         self.publish(acker, &queue, &message.body, properties).await
+    }
+
+    /// The queue for the copy that a disposition asks for, if it asks for one.
+    pub fn copy_queue(&self, disposition: &Disposition) -> Option<String> {
+        match disposition {
+            Disposition::Retry(delay) => Some(retry_queue(&self.queue, *delay)),
+            Disposition::Hold => Some(hold_queue(&self.queue)),
+            Disposition::DeadLetter(_) => Some(self.dead_letter_queue.clone()),
+            Disposition::Ack | Disposition::AlreadyCreated | Disposition::Skip(_) | Disposition::Requeue => None,
+        }
     }
 
     fn properties(
@@ -98,7 +104,7 @@ impl Settler {
         properties: impl Fn(usize) -> Properties,
     ) -> Settlement {
         let (mut backoff, until) = (Backoff::new(REPUBLISH.0, REPUBLISH.1), Instant::now() + self.hold);
-        let (_unconfirmed, span) = (self.events.publishing(), Span::publishing(queue));
+        let (_unconfirmed, span) = (self.telemetry.publishing(), Span::publishing(queue));
         while acker.is_open() {
             let properties = properties(self.publisher.frame_max());
             // A publish waits without end while RabbitMQ blocks its connection.
@@ -108,17 +114,17 @@ impl Settler {
                 .unwrap_or_else(|_| Err(PublishError::Unconfirmed("RabbitMQ blocks publishing".to_owned())))
             {
                 Ok(()) => {
-                    self.events.published(queue);
+                    self.telemetry.published(queue);
                     return Settlement::Ack;
                 }
                 Err(PublishError::Impossible(reason)) => {
-                    self.events.publish_failed(queue, &PublishError::Impossible(reason.clone()));
+                    self.telemetry.publish_failed(queue, &PublishError::Impossible(reason.clone()));
                     span.failed("impossible");
                     return self.impossible(reason);
                 }
                 // It was not sent, because other publishes hold all channels. Those report their own errors.
                 Err(PublishError::Busy(_)) => {}
-                Err(error) => self.events.publish_failed(queue, &error),
+                Err(error) => self.telemetry.publish_failed(queue, &error),
             }
             if Instant::now() >= until {
                 self.publish_gate.close(format!("no copy could be published to {queue} for {} s", self.hold.as_secs()));

@@ -47,13 +47,24 @@ fn shown(text: &str, is_kept: impl Fn(char) -> bool) -> String {
 /// JSON without hidden characters: each is written as `\uXXXX`, so the values stay the same.
 #[must_use]
 pub fn json(json: &str) -> String {
+    escaped(json, |c| matches!(c, '\n' | '\t' | '\r'))
+}
+
+/// A log line without hidden characters: each is written as `\uXXXX`. ASCII's own stay: the colours of a terminal begin with
+/// one, and the log's format has escaped those in values.
+#[must_use]
+pub fn log_line(line: &str) -> String {
+    escaped(line, |c| c.is_ascii_control() && c != '\u{7f}')
+}
+
+fn escaped(text: &str, is_kept: impl Fn(char) -> bool) -> String {
     // Most texts need no change, and some are large.
-    if json.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n' | b'\t' | b'\r')) {
-        return json.to_owned();
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') || is_kept(char::from(byte))) {
+        return text.to_owned();
     }
-    let mut safe = String::with_capacity(json.len());
-    for c in json.chars() {
-        if is_hidden(c) && !matches!(c, '\n' | '\t' | '\r') {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_hidden(c) && !is_kept(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
                 // Writing to a `String` cannot fail.
                 let _ = write!(safe, "\\u{unit:04x}");

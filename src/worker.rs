@@ -9,11 +9,10 @@ mod delivery;
 mod in_flight;
 mod next;
 pub mod ownership;
-mod quota_checks;
 pub mod recorder;
 mod report;
 
-use std::pin::pin;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,14 +22,12 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::attempt::ClaimResult;
-pub(crate) use self::attempt::TOKEN_INFORMATION;
-use self::decide::{ClaimOwner, Decision, SendPlan, decide};
+pub(crate) use self::attempt::TOKEN_INFORMATION_TIMEOUT;
+use self::decide::{Decision, SendPlan, decide};
 use self::delivery::{Abort, DeliveryContext};
 pub use self::in_flight::InFlightIds;
-use self::next::{AfterAttempt, ClaimWatch};
+use self::next::{ID_CONFLICT, POISON_REASON};
 use self::ownership::{CONNECTION_LOSS_NOTICED, Ownership, UnsettledDelivery};
-pub use self::quota_checks::QuotaChecks;
 use self::recorder::Recorder;
 use self::report::Report;
 use crate::broker::{Delivery, Message};
@@ -38,12 +35,12 @@ use crate::clock::Clock;
 use crate::config::OnUnknown;
 use crate::crm::Crm;
 use crate::gate::Gate;
-use crate::ledger::{AttemptResult, Digest, Entry, Key, KnownResult, Owner};
+use crate::ledger::{AttemptResult, ClaimId, Digest, Entry, Key, KnownResult, Owner};
 use crate::message::disposition::{Disposition, Settlement};
-use crate::message::failure::{Failure, catch_panic};
+use crate::message::failure::{Failure, Kind, Stage, catch_panic};
 use crate::message::mapper::{Mapped, Mapper};
 use crate::message::retry_state::RetryState;
-use crate::observe::events::Events;
+use crate::observe::events::Telemetry;
 use crate::observe::traces::Span;
 use crate::retry::Schedule;
 use crate::settle::Settler;
@@ -90,10 +87,8 @@ pub struct Worker {
     pub operation: Arc<str>,
     /// The ids that are being processed.
     pub ids: InFlightIds,
-    /// Decides when the CRM is asked how much of a token's quota is used.
-    pub quota_checks: QuotaChecks,
     /// Logs and metrics.
-    pub events: Arc<Events>,
+    pub telemetry: Arc<Telemetry>,
     /// The time of day.
     pub clock: Clock,
     /// Once cancelled, no further delivery is processed.
@@ -104,15 +99,8 @@ impl Worker {
     /// Processes deliveries until `stop`, then requeues the rest. Each runs as a task of `tasks`; their number is bounded
     /// by the prefetch.
     pub async fn run(self: Arc<Self>, mut deliveries: mpsc::Receiver<Delivery>, tasks: TaskTracker) {
-        let stop = self.stop.clone();
-        let mut stopped = pin!(stop.cancelled());
-        loop {
-            let delivery = tokio::select! {
-                biased;
-                () = &mut stopped => break,
-                delivery = deliveries.recv() => delivery,
-            };
-            let Some(delivery) = delivery else { return };
+        while let Some(received) = self.stop.run_until_cancelled(deliveries.recv()).await {
+            let Some(delivery) = received else { return };
             let unsettled = self.ownership.arrived(delivery.message.was_delivered_before());
             if delivery.message.is_oversized() {
                 // One at a time, so that only one such body is in memory.
@@ -140,30 +128,18 @@ impl Worker {
     async fn handle_in(&self, delivery: Delivery, unsettled: UnsettledDelivery, span: &Span) {
         let Delivery { message, acker, gone } = delivery;
         let mut d = self.context(&message, &*acker, gone, unsettled.epoch);
-        self.events.taken();
-        let (began, mut decided) = (Instant::now(), None);
+        self.telemetry.taken();
+        let began = Instant::now();
         // A panic is caught here and nowhere else. During processing it leads to a dead letter; during settling the message is
         // requeued.
-        let settlement = loop {
-            let work = async {
-                if decided.is_none() {
-                    decided = Some(self.process(&mut d).await);
-                }
-                match &decided {
-                    Some(disposition) => self.settler.settle(&mut d.state, &message, &*acker, disposition).await,
-                    None => Settlement::Requeue,
-                }
-            };
-            match catch_panic(work).await {
-                Ok(settlement) => break settlement,
-                Err(failure) if decided.is_none() => decided = Some(self.after_panic(&mut d, failure).await),
-                Err(_) => break Settlement::Requeue,
-            }
+        let disposition = match catch_panic(self.process(&mut d)).await {
+            Ok(disposition) => disposition,
+            Err(failure) => self.after_panic(&mut d, failure).await,
         };
-        let disposition = decided.unwrap_or(Disposition::Requeue);
-        let report = Report::of(&d, &disposition, began);
-        drop(d);
-        self.warn_of_duplicate(&report, &settlement);
+        let settling = self.settler.settle(&mut d.state, &message, &*acker, &disposition);
+        let settlement = catch_panic(settling).await.unwrap_or(Settlement::Requeue);
+        let report = Report::of(d, began);
+        self.warn_of_duplicate(&message, &report, &disposition, &settlement);
         let settled = match &settlement {
             Settlement::Ack => acker.ack().await,
             Settlement::Requeue => acker.nack_requeue().await,
@@ -175,8 +151,8 @@ impl Worker {
             // RabbitMQ delivers it again, perhaps to a worker with another ledger.
             (Err(_), _) => drop(unsettled),
         }
-        span.settled(&disposition, report.rule.as_deref(), report.attempts, settled.is_err());
-        self.report(&message, report, &disposition, &settlement, settled.is_err());
+        span.settled(&disposition, report.rule.as_deref(), report.state.attempts, settled.is_err());
+        self.report(&message, &report, &disposition, &settlement, settled.is_err());
     }
 
     /// The context of a delivery whose headers and body have not been read yet.
@@ -225,7 +201,9 @@ impl Worker {
             // No worker has ever sent it. It must not wait, because `run` takes no other delivery meanwhile.
             return Ok(Disposition::DeadLetter(failure.clone()));
         }
-        self.lock_id(d).await?;
+        if let Some(key) = d.key {
+            d.lock = Some(d.wait(d.deadline, self.ids.lock(key)).await?);
+        }
         // A first delivery rarely has an entry, so the ledger is not read. If there is one, the claim in step 4 conflicts and
         // returns it.
         let mut entry_read = if d.is_first() && mapped.is_ok() { Some(None) } else { None };
@@ -250,13 +228,8 @@ impl Worker {
             let Some(slot) = self.ask_before_probe(d, slot).await? else { continue };
             self.ask_counter(d, &slot).await?;
             // 4. Claim
-            match self.claim(d, &plan).await? {
-                ClaimResult::Claimed => {}
-                ClaimResult::Conflict(entry) => {
-                    entry_read = Some(entry);
-                    continue;
-                }
-                ClaimResult::Withdrawn => continue,
+            if !self.claim(d, &plan, &mut entry_read).await? {
+                continue;
             }
             if !slot.is_usable() {
                 self.withdraw(d).await;
@@ -268,8 +241,8 @@ impl Worker {
             self.finish(d, attempt.classified.outcome).await;
             // 7. Next
             match self.next(d, attempt) {
-                AfterAttempt::Settle(disposition) => return Ok(disposition),
-                AfterAttempt::RetryNow(wait) => d.wait(d.deadline, sleep(wait)).await?,
+                ControlFlow::Break(disposition) => return Ok(disposition),
+                ControlFlow::Continue(wait) => d.wait(d.deadline, sleep(wait)).await?,
             }
             // 8. Settle: see `handle`
         }
@@ -279,7 +252,7 @@ impl Worker {
     fn read(&self, d: &mut DeliveryContext<'_>) -> Result<Mapped, Failure> {
         let (state, invalid) = RetryState::read(d.message, Some(&self.settler.queue));
         if !invalid.is_empty() {
-            self.events.invalid_headers(d.message.id(), &invalid);
+            self.telemetry.invalid_headers(d.message.id(), &invalid);
         }
         d.state = state;
         d.attempts_in_round = self.schedule.attempts_in_round(d.state.attempts, d.state.round);
@@ -308,17 +281,6 @@ impl Worker {
         mapped
     }
 
-    /// Waits until no other delivery of the same id is processed.
-    async fn lock_id(&self, d: &mut DeliveryContext<'_>) -> Result<(), Abort> {
-        if let Some(key) = d.key {
-            d.lock = match self.ids.try_lock(key) {
-                Some(lock) => Some(lock),
-                None => Some(d.wait(d.deadline, self.ids.lock(key)).await?),
-            };
-        }
-        Ok(())
-    }
-
     /// Step 2: decides from the ledger's entry whether to send. `entry_read` is the entry if it was read already. Returns the
     /// plan for sending, or the disposition if nothing is sent.
     async fn decide(
@@ -327,7 +289,8 @@ impl Worker {
         mut entry_read: Option<Option<Entry>>,
     ) -> Result<Result<SendPlan, Disposition>, Abort> {
         let others_resend = self.recorder.ledger().is_exclusive() && self.settings.on_unknown == OnUnknown::Retry;
-        let mut watch = ClaimWatch::default();
+        let dead_letter = |kind, text| Disposition::DeadLetter(Failure::new(Stage::Send, kind, text));
+        let mut seen = None;
         d.decided_in = None;
         loop {
             let entry = match entry_read.take() {
@@ -337,7 +300,7 @@ impl Worker {
                     None => None,
                 },
             };
-            let owner = self.claim_owner(entry.as_ref(), &mut watch);
+            let is_owner_gone = self.is_owner_gone(entry.as_ref(), &mut seen);
             // The epoch is read first: if the proof is lost in between, the claim has an old epoch and conflicts.
             let decided_in = self.recorder.ledger().epoch();
             let (proves_unsent, epoch) = self.ownership.proof();
@@ -349,7 +312,7 @@ impl Worker {
                 d.epoch_on_arrival = decided_in;
                 continue;
             }
-            match decide(entry.as_ref(), owner, &d.facts(proves_unsent, epoch, others_resend)) {
+            match decide(entry.as_ref(), is_owner_gone, &d.facts(proves_unsent, epoch, others_resend)) {
                 Decision::InProgress => d.wait(d.deadline, sleep(CLAIM_POLL)).await?,
                 Decision::Orphaned(claim) => self.record_orphan(d, entry, claim).await?,
                 Decision::Proceed(plan) => {
@@ -358,20 +321,28 @@ impl Worker {
                     d.decided_in = Some(decided_in);
                     return Ok(Ok(SendPlan { epoch: decided_in, ..plan }));
                 }
-                settled @ (Decision::Duplicate { .. } | Decision::Conflict | Decision::Poison(_)) => {
-                    return Ok(Err(self.entry_disposition(d, settled)));
+                Decision::Duplicate { doubted } => {
+                    d.is_possible_duplicate = doubted;
+                    return Ok(Err(Disposition::AlreadyCreated));
+                }
+                Decision::Conflict => return Ok(Err(dead_letter(Kind::IdConflict, ID_CONFLICT))),
+                Decision::Poison(attempts) => {
+                    (d.state.attempts, d.state.possibly_created) = (attempts, true);
+                    return Ok(Err(dead_letter(Kind::Poison, POISON_REASON)));
                 }
             }
         }
     }
 
-    fn claim_owner(&self, entry: Option<&Entry>, watch: &mut ClaimWatch) -> ClaimOwner {
-        let Some(claim) = entry.and_then(|entry| entry.claim) else { return ClaimOwner::Active };
-        let seen_for = watch.seen_for(claim.id);
+    /// Whether the worker that made the entry's open claim has ended, or has kept the claim for longer than a request can take.
+    /// `seen` is the claim that this process saw last, and since when.
+    fn is_owner_gone(&self, entry: Option<&Entry>, seen: &mut Option<(ClaimId, Instant)>) -> bool {
+        let Some(claim) = entry.and_then(|entry| entry.claim) else { return false };
+        let (_, since) = seen.filter(|(id, _)| *id == claim.id).unwrap_or((claim.id, Instant::now()));
+        *seen = Some((claim.id, since));
         // A claim of this process is never an orphan: its withdrawal or result is retried in the background.
-        let is_gone = claim.owner != self.owner
-            && (self.recorder.ledger().is_exclusive() || seen_for >= self.settings.orphan_after);
-        if is_gone { ClaimOwner::Gone } else { ClaimOwner::Active }
+        claim.owner != self.owner
+            && (self.recorder.ledger().is_exclusive() || since.elapsed() >= self.settings.orphan_after)
     }
 
     /// The dead letter of a message whose processing panicked. If a claim is open, the task may exist, and the ledger records

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 seconds=${1:-60}
 shift || true
 targets=("$@")
-if [ "${#targets[@]}" -eq 0 ]; then targets=(message rules reply headers configuration); fi
+if [ "${#targets[@]}" -eq 0 ]; then targets=(message rules reply answers headers configuration); fi
 
 version=0.13.2
 tools=${CARGO_TARGET_DIR:-$PWD/target}/tools

@@ -15,7 +15,7 @@ use crate::queues::on_a_channel;
 /// How many events there are.
 const COUNT: u64 = 20;
 /// How long they may take.
-const WITHIN: Duration = Duration::from_secs(60);
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(60);
 const ROUTING_KEY: &str = "ticket.closed.web";
 const RULES: &str = r#"
 [[broker.bindings]]
@@ -79,7 +79,7 @@ impl Events<'_> {
                 page.pointer(&format!("/messages/settled/{outcome}")).and_then(Value::as_u64).unwrap_or(0)
             };
             let (created, already) = (count("created"), count("already_created"));
-            if created + already >= 2 * COUNT || began.elapsed() > WITHIN {
+            if created + already >= 2 * COUNT || began.elapsed() > EVENTS_TIMEOUT {
                 break (created, already);
             }
             sleep(Duration::from_millis(100)).await;

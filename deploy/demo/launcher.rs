@@ -23,11 +23,11 @@ use crate::http::Http;
 
 const STOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/demo/stop.sh");
 /// The longest time until a process is ready.
-const START: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest time of a command that ends by itself.
-const COMMAND: Duration = Duration::from_secs(120);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 /// The longest time until a stopped worker ends: more than its grace.
-const END: Duration = Duration::from_secs(40);
+const END_TIMEOUT: Duration = Duration::from_secs(40);
 /// How many lines of a log an error shows.
 const LAST_LINES: usize = 15;
 
@@ -83,8 +83,8 @@ impl Launcher {
     pub(crate) async fn run(&self, settings: &Settings, arguments: &[&str]) -> Result<String, String> {
         let what = arguments.join(" ");
         let output = self.command(settings, arguments).kill_on_drop(true).output();
-        let output = timeout(COMMAND, output).await;
-        let output = output.map_err(|_| format!("`{what}` took longer than {COMMAND:?}"))?;
+        let output = timeout(COMMAND_TIMEOUT, output).await;
+        let output = output.map_err(|_| format!("`{what}` took longer than {COMMAND_TIMEOUT:?}"))?;
         let output = output.map_err(|error| format!("`{what}`: {error}"))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
@@ -131,7 +131,7 @@ impl Running {
             return Err(format!("the {} has no output", self.name));
         };
         let mut line = String::new();
-        let read = timeout(START, BufReader::new(stdout).read_line(&mut line)).await;
+        let read = timeout(START_TIMEOUT, BufReader::new(stdout).read_line(&mut line)).await;
         match read {
             Ok(Ok(1..)) => Ok(line),
             Ok(_) | Err(_) => Err(self.failure("does not start")),
@@ -151,7 +151,7 @@ impl Running {
             }
             Ok(())
         };
-        match timeout(START, asking).await {
+        match timeout(START_TIMEOUT, asking).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(())) | Err(_) => Err(self.failure(&format!("does not become ready: {last}"))),
         }
@@ -171,11 +171,11 @@ impl Running {
             let mut kill = Command::new("kill");
             let _ = kill.args(["-TERM", &pid.to_string()]).status().await;
         }
-        match timeout(END, self.child.wait()).await {
+        match timeout(END_TIMEOUT, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => Err(format!("the {} ended with {status}", self.name)),
             Ok(Err(error)) => Err(format!("the {}: {error}", self.name)),
-            Err(_) => Err(format!("the {} did not end within {END:?} of SIGTERM", self.name)),
+            Err(_) => Err(format!("the {} did not end within {END_TIMEOUT:?} of SIGTERM", self.name)),
         }
     }
 

@@ -7,7 +7,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
 use tokio::time::timeout;
 
-const WAIT: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How many messages are ready in each queue; unacknowledged ones are not counted.
 pub(crate) async fn waiting(url: &str, names: &[String]) -> Result<Vec<(String, u32)>, String> {
@@ -48,8 +48,8 @@ pub(crate) async fn on_a_channel<T>(
         let _ = connection.close(200, "".into()).await;
         done
     };
-    let done = timeout(WAIT, working).await;
+    let done = timeout(ANSWER_TIMEOUT, working).await;
     done.unwrap_or_else(|_| {
-        Err(format!("RabbitMQ did not answer within {WAIT:?}; is it overloaded or out of memory or disk?"))
+        Err(format!("RabbitMQ did not answer within {ANSWER_TIMEOUT:?}; is it overloaded or out of memory or disk?"))
     })
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::seen::Seen;
 
 /// The time between two lines without a terminal.
-const EVERY: Duration = Duration::from_secs(2);
+const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Prints a line. A closed output is not an error.
 pub(crate) fn print(text: &str) {
@@ -36,7 +36,7 @@ impl Screen {
             }
             bar
         });
-        Self { bar, began: Instant::now(), next_line: EVERY }
+        Self { bar, began: Instant::now(), next_line: LINE_INTERVAL }
     }
 
     /// Prints an event with its time.
@@ -57,7 +57,7 @@ impl Screen {
             bar.set_message(counts);
             bar.set_position(seen.settled());
         } else if self.began.elapsed() >= self.next_line {
-            self.next_line += EVERY;
+            self.next_line += LINE_INTERVAL;
             self.say(&format!("{:>3} settled: {counts}", seen.settled()));
         }
     }

@@ -18,9 +18,9 @@ use crate::screen::{Screen, print};
 use crate::watch::{Addresses, Watch};
 
 /// The environment variable with the address of a broker to use instead of a new one.
-const GIVEN: &str = "WTW_BROKER_URLS";
+const BROKER_VARIABLE: &str = "WTW_BROKER_URLS";
 /// How long RabbitMQ's message counts can be behind.
-const COUNTS: Duration = Duration::from_secs(10);
+const COUNTS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Everything that the demo started, to stop or to keep at the end.
 #[derive(Default)]
@@ -102,14 +102,14 @@ impl Demo {
 
     async fn start_broker(&mut self) -> Result<(), String> {
         let began = Instant::now();
-        let broker = Broker::start(GIVEN).await?;
+        let broker = Broker::start(BROKER_VARIABLE).await?;
         let own = is_own(&broker);
         // A broker that was given can have the usual queue already: the demo must not touch it.
         let queue = if own { "wolkvox.tasks".to_owned() } else { unique("wolkvox.demo") };
         let how = if own {
             format!("started in {:.1} s", began.elapsed().as_secs_f64())
         } else {
-            format!("named by {GIVEN}")
+            format!("named by {BROKER_VARIABLE}")
         };
         print(&format!("  RabbitMQ   {}   {how}", without_password(&broker)));
         self.settings = vec![
@@ -189,7 +189,7 @@ impl Demo {
         serde_json::from_str(&listed).map_err(|error| format!("dead-letters list --each --json: {error}"))
     }
 
-    /// The message counts of the work queue and the retry queues: as soon as all are 0, otherwise after [`COUNTS`].
+    /// The message counts of the work queue and the retry queues: as soon as all are 0, otherwise after [`COUNTS_TIMEOUT`].
     async fn left(&self) -> Result<Vec<(String, u32)>, String> {
         let began = Instant::now();
         let work = self.queues.first().cloned().unwrap_or_default();
@@ -198,7 +198,7 @@ impl Demo {
         let url = &self.broker()?.url;
         loop {
             let left = queues::waiting(url, &names).await?;
-            if left.iter().all(|(_, count)| *count == 0) || began.elapsed() > COUNTS {
+            if left.iter().all(|(_, count)| *count == 0) || began.elapsed() > COUNTS_TIMEOUT {
                 return Ok(left);
             }
             sleep(Duration::from_millis(200)).await;

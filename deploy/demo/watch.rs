@@ -11,11 +11,11 @@ use crate::screen::Screen;
 use crate::seen::Seen;
 
 /// The time between two readings.
-const LOOK: Duration = Duration::from_millis(100);
+const READ_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest time until every message is settled.
-const LIMIT: Duration = Duration::from_secs(150);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(150);
 /// The shortest outage. It lasts at least until the gate is closed.
-const OUTAGE: Duration = Duration::from_millis(1_500);
+const MIN_OUTAGE: Duration = Duration::from_millis(1_500);
 
 /// The state of the outage.
 enum Outage {
@@ -57,11 +57,11 @@ impl Watch<'_> {
             if over && seen.settled() >= self.total && seen.in_flight == 0 {
                 return Ok(seen);
             }
-            if began.elapsed() > LIMIT || self.worker.has_ended() {
+            if began.elapsed() > SETTLE_TIMEOUT || self.worker.has_ended() {
                 let what = format!("settled only {} of {}", seen.settled(), self.total);
                 return Err(self.worker.failure(&what));
             }
-            sleep(LOOK).await;
+            sleep(READ_INTERVAL).await;
         }
     }
 
@@ -79,7 +79,7 @@ impl Watch<'_> {
                 screen.say("the worker closes its gate: one probe at a time, and no message is dead-lettered");
                 *gate_closed = true;
             }
-            Outage::Began { at, gate_closed: true } if at.elapsed() >= OUTAGE => {
+            Outage::Began { at, gate_closed: true } if at.elapsed() >= MIN_OUTAGE => {
                 screen.say("the CRM is back");
                 self.set(&self.faults).await?;
                 *outage = Outage::Over { gate_opened: false };

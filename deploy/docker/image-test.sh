@@ -115,7 +115,7 @@ printf 'FROM %s\nLABEL org.opencontainers.image.version=next\n' "$image" | docke
 run rabbitmq --detach "$rabbitmq"
 run redis --detach redis:8
 run sandbox --detach "${hardened[@]}" --memory 128m --no-healthcheck --publish 127.0.0.1::8089 "$image" \
-    sandbox --listen 0.0.0.0:8089 --token "$token" --operation demo --latency 200ms
+    sandbox --listen "[::]:8089" --token "$token" --operation demo --latency 200ms
 sandbox=http://$(docker port "$name-sandbox" 8089/tcp | head -n 1)
 
 # The default: one worker with its ledger on a volume. The old worker ends before the new one starts.

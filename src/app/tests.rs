@@ -44,7 +44,7 @@ fn configured(ledger: &str) -> Config {
 fn status(config: &Config) -> Arc<Status> {
     let gate = Gate::new(&config.gate, &config.crm, Duration::ZERO, Clock::system(), Box::new(|_, _| {}));
     Arc::new(Status::new(
-        Arc::new(Events::new("/", "wolkvox.tasks", jiff::Timestamp::UNIX_EPOCH)),
+        Arc::new(Telemetry::new("/", "wolkvox.tasks", jiff::Timestamp::UNIX_EPOCH)),
         gate,
         Arc::new(Mapper::new(config).unwrap()),
         config.ledger.store.as_str(),

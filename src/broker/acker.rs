@@ -8,20 +8,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::broker::connect::WAIT;
+use crate::broker::connect::ANSWER_TIMEOUT;
 use crate::broker::{Acker, Delivery, DeliveryGone, Message};
 
 /// Settles the deliveries of one channel.
-pub(super) struct DeliveryAcker {
+struct DeliveryAcker {
     acker: LapinAcker,
     /// The delivery counts as unsettled until this is dropped.
     _unsettled: Option<TaskTrackerToken>,
-}
-
-impl DeliveryAcker {
-    pub(super) fn new(acker: LapinAcker, unsettled: Option<TaskTrackerToken>) -> Box<Self> {
-        Box::new(Self { acker, _unsettled: unsettled })
-    }
 }
 
 impl Acker for DeliveryAcker {
@@ -30,7 +24,7 @@ impl Acker for DeliveryAcker {
     }
 
     fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
-        Box::pin(async move { settled(timeout(WAIT, self.acker.ack(BasicAckOptions::default())).await) })
+        Box::pin(async move { ack(&self.acker).await })
     }
 
     fn nack_requeue(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
@@ -39,7 +33,7 @@ impl Acker for DeliveryAcker {
 
     fn reject(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
         let options = BasicRejectOptions { requeue: false };
-        Box::pin(async move { settled(timeout(WAIT, self.acker.reject(options)).await) })
+        Box::pin(async move { settled(timeout(ANSWER_TIMEOUT, self.acker.reject(options)).await) })
     }
 }
 
@@ -50,7 +44,7 @@ pub(super) fn receive(
     gone: &CancellationToken,
     unsettled: Option<TaskTrackerToken>,
 ) -> Delivery {
-    let acker = DeliveryAcker::new(received.acker, unsettled);
+    let acker = Box::new(DeliveryAcker { acker: received.acker, _unsettled: unsettled });
     let message = Message {
         body: received.data,
         properties: received.properties,
@@ -62,15 +56,17 @@ pub(super) fn receive(
     Delivery { message: Box::new(message), acker, gone: gone.clone() }
 }
 
+/// Acks a delivery of a queue.
+pub(super) async fn ack(acker: &LapinAcker) -> Result<(), DeliveryGone> {
+    settled(timeout(ANSWER_TIMEOUT, acker.ack(BasicAckOptions::default())).await)
+}
+
 /// Returns a delivery to its queue.
 pub(super) async fn nack_requeue(acker: &LapinAcker) -> Result<(), DeliveryGone> {
-    settled(timeout(WAIT, acker.nack(BasicNackOptions { requeue: true, multiple: false })).await)
+    settled(timeout(ANSWER_TIMEOUT, acker.nack(BasicNackOptions { requeue: true, multiple: false })).await)
 }
 
 /// Only `Ok(true)` means that the answer was sent to RabbitMQ.
 fn settled(result: Result<lapin::Result<bool>, tokio::time::error::Elapsed>) -> Result<(), DeliveryGone> {
-    match result {
-        Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false) | Err(_)) | Err(_) => Err(DeliveryGone),
-    }
+    if matches!(result, Ok(Ok(true))) { Ok(()) } else { Err(DeliveryGone) }
 }

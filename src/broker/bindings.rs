@@ -84,7 +84,7 @@ fn amqp(value: &Scalar) -> HeaderValue {
 
 /// Why exchanges and bindings are not as they must be.
 #[derive(Clone, Debug)]
-pub(super) enum Refused {
+pub(super) enum BindingsError {
     /// RabbitMQ failed; it may work later.
     Broker(BrokerError),
     /// An exchange exists with another type. An operator must decide.
@@ -94,8 +94,8 @@ pub(super) enum Refused {
 /// Declares exchanges and bindings after the queues, or with [`TopologyMode::Verify`] checks that the exchanges exist.
 ///
 /// # Errors
-/// [`Refused`]
-pub(super) async fn apply(channel: &Channel, bindings: &Bindings, mode: TopologyMode) -> Result<(), Refused> {
+/// [`BindingsError`]
+pub(super) async fn apply(channel: &Channel, bindings: &Bindings, mode: TopologyMode) -> Result<(), BindingsError> {
     for (name, kind) in &bindings.exchanges {
         declare(channel, name, *kind, mode).await?;
     }
@@ -104,21 +104,26 @@ pub(super) async fn apply(channel: &Channel, bindings: &Bindings, mode: Topology
     }
     for binding in &bindings.bindings {
         let arguments = binding.headers.iter().map(|(name, value)| Ok((short(name)?, amqp(value))));
-        let arguments = arguments.collect::<Result<BTreeMap<_, _>, BrokerError>>().map_err(Refused::Broker)?;
-        let name = |text: &str| short(text).map_err(Refused::Broker);
+        let arguments = arguments.collect::<Result<BTreeMap<_, _>, BrokerError>>().map_err(BindingsError::Broker)?;
+        let name = |text: &str| short(text).map_err(BindingsError::Broker);
         let (queue, exchange, key) = (name(&bindings.queue)?, name(&binding.exchange)?, name(&binding.routing_key)?);
         let bind = channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), Headers::from(arguments));
         let what = format!("bind the queue {} to the exchange {}", bindings.queue, binding.exchange);
-        bounded(&what, bind).await.map_err(Refused::Broker)?;
+        bounded(&what, bind).await.map_err(BindingsError::Broker)?;
     }
     Ok(())
 }
 
-async fn declare(channel: &Channel, name: &str, kind: Option<ExchangeType>, mode: TopologyMode) -> Result<(), Refused> {
+async fn declare(
+    channel: &Channel,
+    name: &str,
+    kind: Option<ExchangeType>,
+    mode: TopologyMode,
+) -> Result<(), BindingsError> {
     let kind = kind.filter(|_| mode == TopologyMode::Declare);
     let options =
         ExchangeDeclareOptions { durable: true, passive: kind.is_none(), ..ExchangeDeclareOptions::default() };
-    let exchange = short(name).map_err(Refused::Broker)?;
+    let exchange = short(name).map_err(BindingsError::Broker)?;
     let declare = channel.exchange_declare(exchange, self::kind(kind), options, FieldTable::default());
     let declared = bounded(&format!("declare the exchange {name}"), declare).await;
     declared.map_err(|error| explain(error, name, mode))
@@ -163,13 +168,13 @@ fn differs(name: &str, said: &str) -> String {
     )
 }
 
-fn explain(error: BrokerError, name: &str, mode: TopologyMode) -> Refused {
+fn explain(error: BrokerError, name: &str, mode: TopologyMode) -> BindingsError {
     match error.code {
         // Its publisher may create it later.
-        Some(BrokerError::NOT_FOUND) => Refused::Broker(BrokerError { message: missing(name, mode), ..error }),
+        Some(BrokerError::NOT_FOUND) => BindingsError::Broker(BrokerError { message: missing(name, mode), ..error }),
         Some(BrokerError::PRECONDITION_FAILED) if mode == TopologyMode::Declare => {
-            Refused::Differs(differs(name, &error.message))
+            BindingsError::Differs(differs(name, &error.message))
         }
-        _ => Refused::Broker(error),
+        _ => BindingsError::Broker(error),
     }
 }

@@ -20,13 +20,13 @@ use crate::observe::traces;
 use crate::{net, tls};
 
 /// The longest wait for one answer of RabbitMQ.
-pub const WAIT: Duration = Duration::from_secs(10);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Seconds between heartbeats; a dead peer is noticed after twice as long.
-const HEARTBEAT: &str = "8";
+const HEARTBEAT_SECONDS: &str = "8";
 /// Interval at which [`ended`] checks whether the connection has ended.
-const CONNECTED: Duration = Duration::from_millis(100);
+const CONNECTION_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// The most failed IP addresses that are remembered.
-const FAILED: usize = 16;
+const MAX_FAILED_ADDRESSES: usize = 16;
 
 /// What an operator does when RabbitMQ cannot be reached.
 pub const ADVICE: &str =
@@ -86,7 +86,7 @@ impl std::fmt::Display for BrokerError {
     }
 }
 
-/// Awaits one operation of the broker, at most [`WAIT`].
+/// Awaits one operation of the broker, at most [`ANSWER_TIMEOUT`].
 pub(crate) async fn bounded<T>(
     what: &str,
     operation: impl Future<Output = lapin::Result<T>>,
@@ -99,10 +99,11 @@ async fn bounded_by<T>(
     operation: impl Future<Output = lapin::Result<T>>,
     described: fn(&str, &lapin::Error) -> BrokerError,
 ) -> Result<T, BrokerError> {
-    match timeout(WAIT, operation).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(described(what, &error)),
-        Err(_) => Err(BrokerError { message: format!("{what}: no answer within {} s", WAIT.as_secs()), code: None }),
+    match timeout(ANSWER_TIMEOUT, operation).await {
+        Ok(answer) => answer.map_err(|error| described(what, &error)),
+        Err(_) => {
+            Err(BrokerError { message: format!("{what}: no answer within {} s", ANSWER_TIMEOUT.as_secs()), code: None })
+        }
     }
 }
 
@@ -196,7 +197,7 @@ impl Connector {
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
             failed.retain(|other| *other != address);
             failed.push(address);
-            let surplus = failed.len().saturating_sub(FAILED);
+            let surplus = failed.len().saturating_sub(MAX_FAILED_ADDRESSES);
             failed.drain(..surplus);
         }
     }
@@ -296,7 +297,7 @@ fn with_heartbeat(url: &BrokerUrl) -> String {
         return secret.to_owned();
     };
     if !address.query_pairs().any(|(key, _)| key == "heartbeat") {
-        address.query_pairs_mut().append_pair("heartbeat", HEARTBEAT);
+        address.query_pairs_mut().append_pair("heartbeat", HEARTBEAT_SECONDS);
     }
     address.into()
 }
@@ -341,7 +342,7 @@ pub(crate) async fn open_channel(connection: &Connection) -> Result<Channel, Bro
 /// Waits until the connection has ended.
 pub(super) async fn ended(connection: &Connection) {
     while connection.status().connected() {
-        sleep(CONNECTED).await;
+        sleep(CONNECTION_CHECK_INTERVAL).await;
     }
 }
 

@@ -24,10 +24,10 @@ use crate::config::{self, BrokerUrl, TopologyMode};
 mod exchanges;
 
 /// How long RabbitMQ with an alarm can take to report that it blocks publishing, and the interval between two checks.
-const BLOCKED: Duration = Duration::from_millis(300);
-const LOOK: Duration = Duration::from_millis(10);
+const BLOCKED_TIMEOUT: Duration = Duration::from_millis(300);
+const BLOCKED_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// More arguments than any queue has.
-const MOST_DIFFERENCES: usize = 32;
+const MAX_DIFFERENCES: usize = 32;
 
 /// A connection for inspecting.
 pub struct Inspection {
@@ -146,10 +146,10 @@ impl Inspection {
         // RabbitMQ can accept this message first and report only then that it blocks.
         let blocked = async {
             while !self.connection.status().blocked() {
-                sleep(LOOK).await;
+                sleep(BLOCKED_CHECK_INTERVAL).await;
             }
         };
-        if timeout(BLOCKED, blocked).await.is_ok() {
+        if timeout(BLOCKED_TIMEOUT, blocked).await.is_ok() {
             let message = "RabbitMQ has blocked publishing because it lacks memory or disk".to_owned();
             return Err(BrokerError { message, code: None });
         }
@@ -172,7 +172,7 @@ async fn differences(connection: &Connection, queue: &Queue) -> Result<Vec<Diffe
     let mut asked: BTreeMap<String, Argument> =
         queue.arguments.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     let mut differences: Vec<Difference> = Vec::new();
-    while differences.len() < MOST_DIFFERENCES {
+    while differences.len() < MAX_DIFFERENCES {
         let table = asked.iter().map(|(name, value)| (name.as_str().into(), value.amqp()));
         let table = FieldTable::from(table.collect::<BTreeMap<_, _>>());
         let refusal = match declare(connection, &queue.name, table).await {
@@ -212,7 +212,7 @@ pub(super) async fn can_reject(connection: &Connection, topology: &Topology, mod
     let Some(queue) = topology.queues.first().filter(|_| mode == TopologyMode::Verify) else { return true };
     let exchange = "x-dead-letter-exchange";
     match differences(connection, queue).await {
-        Ok(found) if found.len() >= MOST_DIFFERENCES => false,
+        Ok(found) if found.len() >= MAX_DIFFERENCES => false,
         Ok(found) => match found.iter().find(|found| found.argument == exchange) {
             None => true,
             Some(Difference { actual: Some(name), .. }) => exchanges::exists(connection, name).await.unwrap_or(false),

@@ -1,15 +1,15 @@
-//! Reads and replaces the id on the queue `<queue>.owner`: that of the ledger whose worker consumed the work queue last.
+//! Reads and replaces the message on the queue `<queue>.owner`. It holds the id of the ledger of the last active worker.
 
 use lapin::Connection;
 use lapin::options::BasicGetOptions;
 
-use crate::broker::acker::{DeliveryAcker, nack_requeue};
+use crate::broker::acker::{ack, nack_requeue};
 use crate::broker::connect::{BrokerError, bounded, open_channel};
 use crate::broker::topology::{owner_queue, short};
-use crate::broker::{Acker as _, CompareOwners, Owners, Properties, Publish};
+use crate::broker::{CompareOwners, Owners, Properties, Publish};
 
 /// More ids than the queue ever holds.
-const MOST: usize = 16;
+const MAX_OWNERS: usize = 16;
 
 /// Why the owners could not be compared.
 pub(super) enum OwnerError {
@@ -38,7 +38,7 @@ pub(super) async fn take_ownership(
     let unusable = loop {
         let get = channel.basic_get(short(&queue)?, BasicGetOptions::default());
         match bounded(&format!("read {queue}"), get).await {
-            Ok(Some(message)) if found.len() < MOST => found.push(message.delivery),
+            Ok(Some(message)) if found.len() < MAX_OWNERS => found.push(message.delivery),
             Ok(_) => break None,
             Err(error) if matches!(error.code, Some(BrokerError::NOT_FOUND | BrokerError::ACCESS_REFUSED)) => {
                 break Some(error.message);
@@ -58,7 +58,7 @@ pub(super) async fn take_ownership(
             OwnerError::Unusable(format!("cannot record the owner of the queue in {queue}: {error}"))
         })?;
         for delivery in found {
-            let _ = DeliveryAcker::new(delivery.acker, None).ack().await;
+            let _ = ack(&delivery.acker).await;
         }
     } else {
         for delivery in found {

@@ -15,23 +15,23 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::connect::{BrokerError, Connector, Node, WAIT, bounded, close, described, open_channel};
+use crate::broker::connect::{ANSWER_TIMEOUT, BrokerError, Connector, Node, bounded, close, described, open_channel};
 use crate::broker::topology::{self, Topology, short};
 use crate::broker::{Properties, Publish, PublishError};
 use crate::config::TopologyMode;
 
 /// The most open publishes, each on its own channel.
-const CHANNELS: usize = 16;
+const MAX_CHANNELS: usize = 16;
 /// The frame size that RabbitMQ negotiates by default.
 const DEFAULT_FRAME_MAX: usize = 131_072;
 /// AMQP's delivery mode of persistent messages.
 const PERSISTENT: u8 = 2;
 
-/// Called with a reason when RabbitMQ accepts no messages, and without one when it accepts them again or that connection is
-/// closed.
+/// Called with RabbitMQ's reason when it blocks publishing. Called without a reason when it accepts messages again, or when
+/// the blocked connection is closed.
 pub type OnBlocked = Arc<dyn Fn(Option<&str>) + Send + Sync>;
 
-/// A pool of confirm channels on one connection, which is opened when it is first needed and again after it broke.
+/// A pool of confirm channels on one connection. The connection is opened at the first publish, and again after a loss.
 pub struct Publisher {
     connector: Arc<Connector>,
     purpose: &'static str,
@@ -74,7 +74,7 @@ impl Publisher {
             connector,
             purpose,
             link: tokio::sync::Mutex::new(None),
-            permits: Semaphore::new(CHANNELS),
+            permits: Semaphore::new(MAX_CHANNELS),
             frame_max: AtomicUsize::new(DEFAULT_FRAME_MAX),
             tasks,
             topology: None,
@@ -108,8 +108,8 @@ impl Publisher {
         let unconnected = |error: BrokerError| PublishError::Unconnected(error.message);
         let name = short(queue).map_err(unconnected)?;
         // While RabbitMQ blocks publishing, every permit can be held by a publish that waits for its confirm.
-        let Ok(Ok(_permit)) = timeout(WAIT, self.permits.acquire()).await else {
-            return Err(PublishError::Busy(CHANNELS));
+        let Ok(Ok(_permit)) = timeout(ANSWER_TIMEOUT, self.permits.acquire()).await else {
+            return Err(PublishError::Busy(MAX_CHANNELS));
         };
         let link = self.connection().await?;
         if let Some(reason) = link.blocked() {
@@ -241,11 +241,11 @@ async fn confirm(
         channel.basic_publish("".into(), queue, options, body, properties.with_delivery_mode(PERSISTENT)).await?.await
     };
     let mut publish = std::pin::pin!(publish);
-    let mut confirmed = timeout(WAIT, &mut publish).await;
+    let mut confirmed = timeout(ANSWER_TIMEOUT, &mut publish).await;
     // RabbitMQ accepts what was written before it blocked as soon as it unblocks. Publishing again would create a second
     // copy. The wait ends with the connection at the latest.
     while confirmed.is_err() && link.blocked().is_some() && link.connection.status().connected() {
-        confirmed = timeout(WAIT, &mut publish).await;
+        confirmed = timeout(ANSWER_TIMEOUT, &mut publish).await;
     }
     match confirmed {
         Ok(Ok(Confirmation::Ack(None))) => Ok(()),
@@ -257,7 +257,7 @@ async fn confirm(
             Err(PublishError::Unconfirmed("confirms are off on this channel".to_owned()))
         }
         Ok(Err(error)) => Err(explain(&error)),
-        Err(_) => Err(PublishError::Unconfirmed(format!("no confirm within {} s", WAIT.as_secs()))),
+        Err(_) => Err(PublishError::Unconfirmed(format!("no confirm within {} s", ANSWER_TIMEOUT.as_secs()))),
     }
 }
 
@@ -306,10 +306,10 @@ mod tests {
     async fn waiting_publish_without_a_permit_fails_in_time() {
         let config = Config::load(&Sources::default(), &["broker.queue"]).unwrap().config;
         let publisher = Publisher::new(Arc::new(Connector::new(config.broker)), "test", TaskTracker::new());
-        let _taken = publisher.permits.acquire_many(CHANNELS as u32).await.unwrap();
+        let _taken = publisher.permits.acquire_many(MAX_CHANNELS as u32).await.unwrap();
         let began = Instant::now();
-        let answer = timeout(WAIT * 2, publisher.publish("queue", b"", Properties::default())).await;
-        assert!(matches!(answer, Ok(Err(PublishError::Busy(CHANNELS)))), "{answer:?}");
-        assert_eq!(began.elapsed().as_secs(), WAIT.as_secs());
+        let answer = timeout(ANSWER_TIMEOUT * 2, publisher.publish("queue", b"", Properties::default())).await;
+        assert!(matches!(answer, Ok(Err(PublishError::Busy(MAX_CHANNELS)))), "{answer:?}");
+        assert_eq!(began.elapsed().as_secs(), ANSWER_TIMEOUT.as_secs());
     }
 }

@@ -29,11 +29,11 @@ const FIRST_WINDOW: u16 = 4;
 /// The most bytes that are sent to the client ahead, judged by the largest message so far.
 const WINDOW_BYTES: usize = 16 << 20;
 /// After this time without a message, RabbitMQ is asked whether there is one.
-const SILENCE: Duration = Duration::from_millis(500);
+const SILENCE_TIMEOUT: Duration = Duration::from_millis(500);
 /// The longest time that a scan first waits until another reader of the queue has ended.
-const OTHERS: Duration = Duration::from_secs(10);
+const OTHER_READERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval between two checks for another reader.
-const LOOK: Duration = Duration::from_millis(200);
+const READERS_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A running scan.
 pub struct QueueScan {
@@ -96,21 +96,21 @@ impl QueueScan {
             scan.expected = u64::from(behind) + 1;
             // This scan has a message now, so RabbitMQ counts it.
             let (readers, _) = scan.readers().await?;
-            if readers <= 1 || began.elapsed() >= OTHERS {
+            if readers <= 1 || began.elapsed() >= OTHER_READERS_TIMEOUT {
                 scan.first = Some(first);
                 break ready;
             }
             // Another scan began at the same time. Each waits for the other's messages, so both begin again.
             let _ = first.acker.nack_requeue().await;
-            sleep(LOOK.mul_f64(fastrand::f64())).await;
+            sleep(READERS_CHECK_INTERVAL.mul_f64(fastrand::f64())).await;
         };
         // Another reader that began at the same time took its first message between the two requests.
         scan.is_shared |= scan.expected < u64::from(ready);
         Ok(scan)
     }
 
-    /// Waits until no other consumer has messages of the queue, at most until [`OTHERS`] after `began`. Returns the number of
-    /// ready messages.
+    /// Waits until no other consumer has messages of the queue, at most until [`OTHER_READERS_TIMEOUT`] after `began`.
+    /// Returns the number of ready messages.
     ///
     /// A quorum queue counts every client that holds a message as a consumer, also after `basic.cancel` and `basic.get`
     /// (`rabbit_fifo:query_stat`).
@@ -118,10 +118,10 @@ impl QueueScan {
         loop {
             let (others, ready) = self.readers().await?;
             self.is_shared = others > 0;
-            if !self.is_shared || began.elapsed() >= OTHERS {
+            if !self.is_shared || began.elapsed() >= OTHER_READERS_TIMEOUT {
                 return Ok(ready);
             }
-            sleep(LOOK).await;
+            sleep(READERS_CHECK_INTERVAL).await;
         }
     }
 
@@ -244,7 +244,7 @@ impl QueueScan {
             return Ok(None);
         };
         let what = format!("read the queue {}", self.queue);
-        match timeout(SILENCE, consumer.next()).await {
+        match timeout(SILENCE_TIMEOUT, consumer.next()).await {
             Ok(Some(Ok(delivery))) => {
                 *left = left.saturating_sub(1);
                 Ok(Some(receive(delivery, &self.lost, None)))
@@ -263,7 +263,7 @@ impl QueueScan {
             let options = BasicCancelOptions::default();
             bounded("cancel the consumer", self.channel.basic_cancel(full.tag(), options)).await?;
             // It ends after RabbitMQ's confirmation that the consumer is cancelled.
-            while let Ok(Some(Ok(delivery))) = timeout(SILENCE, full.next()).await {
+            while let Ok(Some(Ok(delivery))) = timeout(SILENCE_TIMEOUT, full.next()).await {
                 self.surplus.push_back(receive(delivery, &self.lost, None));
             }
         }

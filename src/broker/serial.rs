@@ -26,7 +26,7 @@ pub(super) struct SerialMode {
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ended<'a> {
+pub(super) struct EndedConnection<'a> {
     pub(super) error: &'a BrokerError,
     pub(super) lasted: Duration,
     pub(super) delivered: usize,
@@ -51,7 +51,7 @@ impl SerialMode {
     }
 
     /// Notes that a connection ended. Returns whether a message caused it, so that serial mode starts or starts again.
-    pub(super) fn connection_ended(&mut self, ended: &Ended<'_>, prefetch: u16) -> bool {
+    pub(super) fn connection_ended(&mut self, ended: &EndedConnection<'_>, prefetch: u16) -> bool {
         let right_after = ended.delivered > 0 && ended.unsettled == ended.delivered && ended.lasted < RIGHT_AFTER;
         self.ended_right_after = if right_after { self.ended_right_after + 1 } else { 0 };
         let is_cause = ended.error.is_undeliverable() || self.ended_right_after >= REPEATED;
@@ -70,8 +70,8 @@ mod tests {
         BrokerError { message: String::new(), code }
     }
 
-    fn ended(error: &BrokerError, delivered: usize, unsettled: usize) -> Ended<'_> {
-        Ended { error, lasted: Duration::from_secs(1), delivered, unsettled }
+    fn ended(error: &BrokerError, delivered: usize, unsettled: usize) -> EndedConnection<'_> {
+        EndedConnection { error, lasted: Duration::from_secs(1), delivered, unsettled }
     }
 
     #[test]

@@ -20,29 +20,29 @@ use crate::broker::connect::{BrokerError, Connector, close, described};
 use crate::broker::inspect::can_reject;
 use crate::broker::owner::{OwnerError, take_ownership};
 use crate::broker::publish_gate::PublishGate;
-use crate::broker::serial::{Ended, RETURNED_COUNT, SUSPICIOUS_COUNT, SerialMode};
+use crate::broker::serial::{EndedConnection, RETURNED_COUNT, SUSPICIOUS_COUNT, SerialMode};
 use crate::broker::subscription::Subscription;
 use crate::broker::topology::{self, Topology, TopologyError};
 use crate::broker::{CompareOwners, Delivery, Properties, Publish, PublishError, delivery_count};
 use crate::retry::{Backoff, jittered};
 
 /// First and longest wait before another attempt to connect.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+const RECONNECT_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// The longest wait after an error without an AMQP reply code, such as a refused connection. It is short, so that work continues
 /// within a second after RabbitMQ has restarted.
-const WITHOUT_REPLY_CODE: Duration = Duration::from_millis(500);
+const MAX_WAIT_WITHOUT_REPLY_CODE: Duration = Duration::from_millis(500);
 /// After a connection that lasted this long the next wait is short again.
 const HEALTHY: Duration = Duration::from_secs(30);
-/// The wait after a message that ended the connection, which does not grow: the messages behind it wait until RabbitMQ
-/// dead-letters it.
-const UNDELIVERABLE: Duration = Duration::from_millis(100);
+/// The wait after a message that ended the connection. It does not grow, because the messages behind it wait until RabbitMQ
+/// dead-letters that message.
+const WAIT_IF_UNDELIVERABLE: Duration = Duration::from_millis(100);
 /// The longest time that fetched messages wait until the queue's owners are compared. RabbitMQ ends a consumer that holds a
 /// message for 30 minutes.
-const OWNERSHIP: Duration = Duration::from_secs(600);
+const OWNERSHIP_TIMEOUT: Duration = Duration::from_secs(600);
 /// First and longest wait before the owners are compared again. The first is short: the connection may be about to end.
-const COMPARE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const COMPARE_WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// First and longest wait between two test messages that find out whether copies can be published again.
-const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const PROBE_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// What happens to the consuming connection.
 #[derive(Clone, Debug)]
@@ -105,7 +105,7 @@ impl Session {
         drained: &CancellationToken,
     ) -> Result<(), String> {
         let context = ConsumeContext { deliveries, stop, drained };
-        let (mut backoff, mut serial) = (Backoff::new(RECONNECT.0, RECONNECT.1), SerialMode::default());
+        let (mut backoff, mut serial) = (Backoff::new(RECONNECT_WAITS.0, RECONNECT_WAITS.1), SerialMode::default());
         while !stop.is_cancelled() {
             if !self.wait_until_publishing(stop).await {
                 continue;
@@ -123,15 +123,15 @@ impl Session {
             };
             (self.on_change)(ConnectionChange::Lost(error.message.clone()));
             let (lasted, unsettled) = (began.elapsed(), state.unsettled.len());
-            let ended = Ended { error: &error, lasted, delivered: state.delivered, unsettled };
+            let ended = EndedConnection { error: &error, lasted, delivered: state.delivered, unsettled };
             let was_on = serial.is_on();
             let is_cause = serial.connection_ended(&ended, self.prefetch);
             if is_cause && !was_on {
                 (self.on_change)(ConnectionChange::Serial(Some(error.message.clone())));
             }
             let wait = match error.code {
-                _ if is_cause => UNDELIVERABLE,
-                None => backoff.next().min(WITHOUT_REPLY_CODE),
+                _ if is_cause => WAIT_IF_UNDELIVERABLE,
+                None => backoff.next().min(MAX_WAIT_WITHOUT_REPLY_CODE),
                 Some(_) => backoff.next(),
             };
             let wait = jittered(wait, fastrand::f64());
@@ -147,7 +147,7 @@ impl Session {
     async fn wait_until_publishing(&self, stop: &CancellationToken) -> bool {
         let Some(closed) = self.publish_gate.closed() else { return true };
         (self.on_change)(ConnectionChange::Lost(closed.reason));
-        let mut backoff = Backoff::new(PROBE.0, PROBE.1);
+        let mut backoff = Backoff::new(PROBE_WAITS.0, PROBE_WAITS.1);
         let probing = async {
             while closed.is_final || !self.can_publish().await {
                 sleep(jittered(backoff.next(), fastrand::f64())).await;
@@ -323,7 +323,7 @@ impl Session {
     /// fetched.
     async fn take_ownership(&self, connection: &Connection, stop: &CancellationToken) -> Result<bool, BrokerError> {
         let queue = &self.connector.config().queue;
-        let (mut backoff, until) = (Backoff::new(COMPARE.0, COMPARE.1), Instant::now() + OWNERSHIP);
+        let (mut backoff, until) = (Backoff::new(COMPARE_WAITS.0, COMPARE_WAITS.1), Instant::now() + OWNERSHIP_TIMEOUT);
         loop {
             let compared = take_ownership(connection, queue, &*self.ownership, &*self.publisher).await;
             let reason = match compared {

@@ -13,7 +13,7 @@ use crate::broker::{HeaderValue, Headers};
 /// Messages that are sent ahead. A stream needs a prefetch.
 const WINDOW: u16 = 200;
 /// After this time without a message the end is reached.
-const SILENCE: Duration = Duration::from_millis(700);
+const SILENCE_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// Calls `visit` with each body, the oldest first.
 ///
@@ -30,7 +30,7 @@ pub async fn read(connector: &Connector, stream: &str, mut visit: impl FnMut(&[u
         let options = BasicConsumeOptions::default();
         let consume = channel.basic_consume(short(stream)?, "".into(), options, arguments);
         let mut consumer = bounded(&what, consume).await?;
-        while let Ok(Some(delivery)) = timeout(SILENCE, consumer.next()).await {
+        while let Ok(Some(delivery)) = timeout(SILENCE_TIMEOUT, consumer.next()).await {
             let delivery = delivery.map_err(|error| described(&what, &error))?;
             visit(&delivery.data);
             bounded("go on reading", delivery.acker.ack(BasicAckOptions::default())).await?;

@@ -6,7 +6,7 @@ use lapin::{Channel, Connection, Consumer};
 use tokio::time::timeout;
 
 use crate::broker::acker::nack_requeue;
-use crate::broker::connect::{BrokerError, WAIT, bounded, open_channel};
+use crate::broker::connect::{ANSWER_TIMEOUT, BrokerError, bounded, open_channel};
 use crate::broker::topology::short;
 use crate::broker::{HeaderValue, Headers};
 
@@ -41,7 +41,7 @@ impl Subscription {
     pub(super) async fn cancel(&mut self) -> Result<(), BrokerError> {
         let tag = self.consumer.tag();
         bounded("cancel the consumer", self.channel.basic_cancel(tag, BasicCancelOptions::default())).await?;
-        while let Ok(Some(Ok(delivery))) = timeout(WAIT, self.consumer.next()).await {
+        while let Ok(Some(Ok(delivery))) = timeout(ANSWER_TIMEOUT, self.consumer.next()).await {
             let _ = nack_requeue(&delivery.acker).await;
         }
         Ok(())

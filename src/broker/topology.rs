@@ -10,7 +10,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::{Connection, types};
 use serde_json::{Value, json};
 
-use crate::broker::bindings::{self, Bindings, Refused};
+use crate::broker::bindings::{self, Bindings, BindingsError};
 pub(crate) use crate::broker::connect::short;
 use crate::broker::connect::{BrokerError, bounded, close, open_channel};
 use crate::broker::{HeaderValue, Headers};
@@ -32,7 +32,7 @@ const DISCARDED_KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// How long the stream of operators' actions is kept, as RabbitMQ writes it.
 const AUDIT_KEPT: &str = "90D";
 /// How long a held message stays on the hold queue.
-pub const HOLD: Duration = Duration::from_secs(10);
+pub const HOLD_QUEUE_DELAY: Duration = Duration::from_secs(10);
 
 /// One queue and its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl Topology {
             owner(broker),
             discarded(broker),
             audit(broker),
-            waiting(broker, hold_queue(&broker.queue), HOLD),
+            waiting(broker, hold_queue(&broker.queue), HOLD_QUEUE_DELAY),
         ];
         for delay in delays {
             let name = retry_queue(&broker.queue, *delay);
@@ -258,13 +258,16 @@ pub async fn apply(connection: &Connection, topology: &Topology, mode: TopologyM
             passive: mode == TopologyMode::Verify,
             ..QueueDeclareOptions::default()
         };
-        let what = format!("declare the queue {}", queue.name);
+        let what = match mode {
+            TopologyMode::Declare => format!("declare the queue {}", queue.name),
+            TopologyMode::Verify => format!("look for the queue {}", queue.name),
+        };
         let declared = bounded(&what, channel.queue_declare(name, options, table(queue))).await;
-        declared.map_err(|error| explain(error, &queue.name))?;
+        declared.map_err(|error| explain(error, &queue.name, mode))?;
     }
     bindings::apply(&channel, &topology.bindings, mode).await.map_err(|refused| match refused {
-        Refused::Broker(error) => TopologyError::Broker(error),
-        Refused::Differs(text) => TopologyError::Differs(text),
+        BindingsError::Broker(error) => TopologyError::Broker(error),
+        BindingsError::Differs(text) => TopologyError::Differs(text),
     })?;
     // The queues exist, so an error while closing the channel does not matter.
     let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
@@ -306,15 +309,23 @@ fn table(queue: &Queue) -> Headers {
     table
 }
 
-fn explain(error: BrokerError, queue: &str) -> TopologyError {
-    if error.code != Some(BrokerError::PRECONDITION_FAILED) {
-        return TopologyError::Broker(error);
+fn explain(error: BrokerError, queue: &str, mode: TopologyMode) -> TopologyError {
+    match error.code {
+        // Its owner may create it later.
+        Some(BrokerError::NOT_FOUND) if mode == TopologyMode::Verify => {
+            let message = format!(
+                "the queue {queue} does not exist, and broker.topology = \"verify\" leaves it to others to create it. Ways out: \
+                 create it as \"wolkvox-task-worker topology\" prints it; or set broker.topology = \"declare\""
+            );
+            TopologyError::Broker(BrokerError { message, ..error })
+        }
+        Some(BrokerError::PRECONDITION_FAILED) => TopologyError::Differs(format!(
+            "the queue {queue} exists with other arguments and is left alone: {}\n\
+             Ways out: {WAYS_OUT}.",
+            error.message
+        )),
+        _ => TopologyError::Broker(error),
     }
-    TopologyError::Differs(format!(
-        "the queue {queue} exists with other arguments and is left alone: {}\n\
-         Ways out: {WAYS_OUT}.",
-        error.message
-    ))
 }
 
 #[cfg(test)]

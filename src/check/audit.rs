@@ -8,7 +8,7 @@ use crate::config::{Config, LedgerStore};
 use crate::count::counted;
 use crate::duration::format;
 use crate::retry::{JITTER, Schedule};
-use crate::worker::{ORPHAN_MARGIN, TOKEN_INFORMATION};
+use crate::worker::{ORPHAN_MARGIN, TOKEN_INFORMATION_TIMEOUT};
 
 /// RabbitMQ's default `consumer_timeout`. AMQP cannot read the real value.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -16,10 +16,10 @@ const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 const KUBERNETES_GRACE: Duration = Duration::from_secs(30);
 
 /// `consumers` is the number of consumers on the work queue, if known.
-pub(super) fn check(config: &Config, kubernetes: bool, consumers: Option<u32>, findings: &mut Findings) {
+pub(super) fn check(config: &Config, is_in_kubernetes: bool, consumers: Option<u32>, findings: &mut Findings) {
     retries(config, findings);
     hold(config, findings);
-    shutdown(config, kubernetes, findings);
+    shutdown(config, is_in_kubernetes, findings);
     replicas(config, consumers, findings);
 }
 
@@ -48,15 +48,15 @@ fn retries(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// How long a delivery can stay unsettled: `gate.hold`, plus the last attempt and the wait after it, or the wait for
-/// another worker's claim. A longer wait that the CRM asks for happens on a retry queue, if one is long enough.
+/// Checks how long a delivery can stay unsettled: for `gate.hold`, and then for the last attempt and the wait after it, or
+/// for another worker's claim. A longer wait that the CRM asks for happens on a retry queue, if one is long enough.
 fn hold(config: &Config, findings: &mut Findings) {
     let pause = match config.retry.immediate_attempts {
         0 | 1 => Duration::ZERO,
         _ if Schedule::from(&config.retry).reaches(config.retry.retry_after_max) => config.retry.immediate_max,
         _ => config.retry.immediate_max.max(config.retry.retry_after_max),
     };
-    let after = (TOKEN_INFORMATION + pause.mul_f64(1.0 + JITTER)).max(ORPHAN_MARGIN);
+    let after = (TOKEN_INFORMATION_TIMEOUT + pause.mul_f64(1.0 + JITTER)).max(ORPHAN_MARGIN);
     let longest = config.gate.hold + config.crm.request_timeout + after;
     let message = format!(
         "a delivery may stay unsettled for {}; RabbitMQ takes it back after its consumer timeout, which AMQP does not \
@@ -74,7 +74,7 @@ fn hold(config: &Config, findings: &mut Findings) {
     }
 }
 
-fn shutdown(config: &Config, kubernetes: bool, findings: &mut Findings) {
+fn shutdown(config: &Config, is_in_kubernetes: bool, findings: &mut Findings) {
     let check = "audit.shutdown";
     let grace = config.shutdown.grace;
     let whole = grace + AFTER_GRACE;
@@ -83,7 +83,7 @@ fn shutdown(config: &Config, kubernetes: bool, findings: &mut Findings) {
         check,
         format!("a request ({request}) ends within shutdown.grace ({grace}); a stop takes at most {}", seconds(whole)),
     );
-    if kubernetes {
+    if is_in_kubernetes {
         let (least, usual) = (whole.as_secs_f64().ceil(), KUBERNETES_GRACE.as_secs());
         let message = format!(
             "terminationGracePeriodSeconds must be at least {least}; a pod cannot see its own, and Kubernetes' default is \

@@ -1,7 +1,5 @@
 //! Checks RabbitMQ: every address, and on the first one that accepts the login also permissions, queues and the frame size.
 
-use std::net::SocketAddr;
-
 use tokio::net::TcpStream;
 use url::Host;
 
@@ -11,18 +9,18 @@ use crate::broker::inspect::{Difference, Inspection};
 use crate::broker::topology::{Queue, Topology, WAYS_OUT, owner_queue};
 use crate::config::{self, BrokerUrl, Config, TopologyMode};
 use crate::message::retry_state::MAX_OURS;
-use crate::net::{self, Unreachable, shown};
+use crate::net::{self, Unreachable};
 
-/// A frame size that leaves less than this for our headers, and as much for the publisher's, gets a warning.
-const FRAME: usize = 2 * MAX_OURS;
+/// A smaller frame size gets a warning: it has no room for our largest headers and as many bytes of the publisher's.
+const MIN_FRAME_BYTES: usize = 2 * MAX_OURS;
 
-pub(super) struct Checked {
+pub(super) struct BrokerFindings {
     pub(super) findings: Findings,
     /// The number of consumers on the work queue, if known.
     pub(super) consumers: Option<u32>,
 }
 
-pub(super) async fn check(config: &Config) -> Checked {
+pub(super) async fn check(config: &Config) -> BrokerFindings {
     let mut findings = Findings::default();
     let mut inspection = None;
     for url in &config.broker.urls {
@@ -45,7 +43,7 @@ pub(super) async fn check(config: &Config) -> Checked {
             "permissions and queues: not checked",
             "run this check again when RabbitMQ accepts the login",
         );
-        return Checked { findings, consumers: None };
+        return BrokerFindings { findings, consumers: None };
     };
     frames(&inspection, &mut findings);
     let topology = Topology::new(&config.broker, &config.retry.delays);
@@ -56,7 +54,7 @@ pub(super) async fn check(config: &Config) -> Checked {
     let published = publishing(&inspection).await;
     inspection.close().await;
     findings.0.extend([permitted, published, found, bound].into_iter().flat_map(|part| part.0));
-    Checked { findings, consumers }
+    BrokerFindings { findings, consumers }
 }
 
 /// Checks name, port, encryption and login of one address.
@@ -65,12 +63,8 @@ async fn check_address(broker: &config::Broker, url: &BrokerUrl, findings: &mut 
     let (host, port) = authority(url)?;
     match net::connect(&host, port, &[], TcpStream::connect).await {
         Ok((stream, addresses)) => {
-            let peer = stream.peer_addr().ok();
-            let (reached, others): (Vec<SocketAddr>, Vec<SocketAddr>) =
-                addresses.into_iter().partition(|address| peer == Some(*address));
-            let reached = if reached.is_empty() { "an address".to_owned() } else { shown(&reached) };
-            let others = if others.is_empty() { String::new() } else { format!("; also known as {}", shown(&others)) };
-            findings.ok("broker.connect", format!("{host}:{port} is reached at {reached}{others}"));
+            let reached = net::reached(&stream, addresses);
+            findings.ok("broker.connect", format!("{host}:{port} is reached at {reached}"));
         }
         Err(Unreachable::Name(said)) => {
             findings.problem("broker.dns", said, "check the host in broker.urls, and this machine's DNS");
@@ -136,7 +130,7 @@ fn is_loopback(host: &str) -> bool {
 fn frames(inspection: &Inspection, findings: &mut Findings) {
     let ours = MAX_OURS / 1024;
     match inspection.frame_max() {
-        Some(bytes) if (bytes as usize) < FRAME => {
+        Some(bytes) if (bytes as usize) < MIN_FRAME_BYTES => {
             let message = format!(
                 "frames of {bytes} bytes are too small for {ours} KiB of our headers and the publisher's: the worker \
                                    leaves out the history first, then the publisher's largest headers"

@@ -1,6 +1,8 @@
 //! Checks the CRM: whether it is reachable and accepts the tokens. It never calls `insert.php`, and calls
 //! `tokenInformation.php` once for each token.
 
+use std::net::SocketAddr;
+
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpStream;
 use url::Url;
@@ -46,7 +48,7 @@ pub(super) async fn check(config: &config::Crm, wanted: bool) -> Findings {
     }
     let asked = tokens.0.len();
     if answered {
-        findings.ok("crm.endpoint", format!("{} answers", shown(server)));
+        findings.ok("crm.endpoint", format!("{} answers{}", shown(server), reached(config, server).await));
     } else {
         let which = match (asked, config.tokens.len() - 1) {
             (first, last) if first == last => format!("token {last}"),
@@ -61,6 +63,36 @@ pub(super) async fn check(config: &config::Crm, wanted: bool) -> Findings {
 
 fn shown(server: &Url) -> String {
     server.origin().ascii_serialization()
+}
+
+/// Connects to the CRM without a proxy.
+async fn connect(server: &Url) -> Result<(TcpStream, Vec<SocketAddr>), Unreachable> {
+    let host = server.host_str().unwrap_or_default();
+    net::connect(host, server.port_or_known_default().unwrap_or(443), &[], TcpStream::connect).await
+}
+
+/// The CRM's addresses, as the rest of a sentence. Behind a proxy there are none: the proxy resolves the name.
+async fn reached(config: &config::Crm, server: &Url) -> String {
+    if config.proxy.is_some() {
+        return String::new();
+    }
+    let connected = connect(server).await;
+    connected.map_or_else(|_| String::new(), |(stream, all)| format!(", reached at {}", net::reached(&stream, all)))
+}
+
+/// The name and the advice of the finding about a request that was not sent, although the CRM accepts a connection now.
+fn not_sent(server: &Url, why: &str) -> (&'static str, &'static str) {
+    match server.scheme() == "http" || why.contains("timed out") {
+        true => (
+            "crm.connect",
+            "raise crm.connect_timeout; if that does not help, check the scheme and the port in crm.server",
+        ),
+        false => (
+            "crm.tls",
+            "check that crm.server has the right scheme and port, and that this machine or crm.ca_file knows the \
+             authority of its certificate",
+        ),
+    }
 }
 
 /// What is wrong with the endpoint; none when it answered about the token.
@@ -78,22 +110,18 @@ async fn endpoint(
             let advice = "check the proxy and the variable that names it; NO_PROXY leaves hosts out";
             findings.problem("crm.proxy", why, advice);
         }
-        HttpResult::NotSent(why) => {
-            let host = server.host_str().unwrap_or_default();
-            match net::connect(host, server.port_or_known_default().unwrap_or(443), &[], TcpStream::connect).await {
-                Err(Unreachable::Name(said)) => {
-                    findings.problem("crm.dns", said, "check crm.server, and the DNS of this machine");
-                }
-                Err(Unreachable::Port(said)) => {
-                    findings.problem("crm.connect", said, "check crm.server, and the firewalls on the way");
-                }
-                Ok(_) => {
-                    let advice = "check that crm.server has the right scheme and port, and that this machine or \
-                                  crm.ca_file knows the authority of its certificate";
-                    findings.problem("crm.tls", why, advice);
-                }
+        HttpResult::NotSent(why) => match connect(server).await {
+            Err(Unreachable::Name(said)) => {
+                findings.problem("crm.dns", said, "check crm.server, and the DNS of this machine");
             }
-        }
+            Err(Unreachable::Port(said)) => {
+                findings.problem("crm.connect", said, "check crm.server, and the firewalls on the way");
+            }
+            Ok(_) => {
+                let (check, advice) = not_sent(server, why);
+                findings.problem(check, why, advice);
+            }
+        },
         HttpResult::NoAnswer(why) => {
             let advice = "find out whether the CRM works; if it is only slow, raise crm.request_timeout";
             findings.problem("crm.endpoint", format!("{place} got the request and did not answer: {why}"), advice);
@@ -151,4 +179,23 @@ fn used_up(position: usize, result: &HttpResult, findings: &mut Findings) {
     });
     let message = format!("token {position}: its daily quota is used up{reset}; tasks wait, none is lost");
     findings.warning("crm.token", message, "add a token, or have the quota raised");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_that_was_not_sent_is_a_tls_problem_only_with_tls_and_in_time() {
+        for (server, why, check) in [
+            ("https://crm.test", "crm.test:443: the server's certificate has expired", "crm.tls"),
+            ("https://crm.test", "crm.test:443: operation timed out", "crm.connect"),
+            ("http://crm.test", "crm.test:80: operation timed out", "crm.connect"),
+            ("http://crm.test", "crm.test:80: Connection refused", "crm.connect"),
+        ] {
+            let (found, advice) = not_sent(&Url::parse(server).unwrap(), why);
+            assert_eq!(found, check, "{server}: {why}");
+            assert_eq!(advice.contains("certificate"), check == "crm.tls", "{advice}");
+        }
+    }
 }

@@ -64,7 +64,8 @@ async fn in_file(path: &Path, findings: &mut Findings) {
 fn in_redis(found: &redis::inspect::ServerInfo, findings: &mut Findings) {
     let address = &found.address;
     let version = found.version.as_ref().map_or_else(String::new, |version| format!(" version {version},"));
-    findings.ok("ledger", format!("{address}:{version} can be read and written, {}", counted(found.entries, "entry")));
+    let (reached, entries) = (&found.reached, counted(found.entries, "entry"));
+    findings.ok("ledger", format!("{address} (reached at {reached}):{version} can be read and written, {entries}"));
     if found.cluster == Some(true) {
         let message = format!("{address} is part of a Redis Cluster, which the worker does not support");
         findings.problem("ledger.cluster", message, "name a Redis server that is not a cluster in ledger.url");

@@ -4,7 +4,7 @@ use jiff::civil::Date;
 
 use super::Findings;
 use crate::clock::Clock;
-use crate::config::{Action, Binding, Broker, Config, ExchangeType, RuleText};
+use crate::config::{Binding, Broker, Config, ExchangeType, RuleAction, RuleText};
 use crate::message::mapper::Mapper;
 use crate::message::rules::pattern;
 
@@ -85,8 +85,8 @@ fn warnings(rules: &[RuleText], findings: &mut Findings) {
     }
     for rule in rules.iter().filter(|rule| rule.examples.is_empty()) {
         let expected = match rule.action {
-            Action::Task(_) => "the task that the rule must create from it",
-            Action::Skip => "skipped = true",
+            RuleAction::Task(_) => "the task that the rule must create from it",
+            RuleAction::Skip => "skipped = true",
         };
         let advice = format!("add [[rules.examples]] after it: an event, and {expected}");
         findings.warning(CHECK, format!("rule {} has no example", rule.name), advice);

@@ -39,8 +39,8 @@ pub async fn run(args: &Args, sources: &Sources, stop: CancellationToken) -> Res
     let (queue, read_only) = (config.broker.queue.clone(), config.console.read_only);
     let has_login = config.console.password_file.is_some();
     let base = config.console.base_path.clone();
-    let kubernetes = sources.environment.iter().any(|(name, _)| name == "KUBERNETES_SERVICE_HOST");
-    let console = Console::bind(loaded, kubernetes, stop).await.map_err(|refusal| match refusal {
+    let is_in_kubernetes = sources.environment.iter().any(|(name, _)| name == "KUBERNETES_SERVICE_HOST");
+    let console = Console::bind(loaded, is_in_kubernetes, stop).await.map_err(|refusal| match refusal {
         StartError::Configuration(message) => Error { exit: INVALID_CONFIGURATION, message },
         StartError::Failed(message) => Error::failed(message),
     })?;
@@ -52,12 +52,12 @@ pub async fn run(args: &Args, sources: &Sources, stop: CancellationToken) -> Res
 }
 
 fn hash_password() -> Result<ExitCode, Error> {
-    const MOST: u64 = 1_024;
+    const MAX_PASSWORD_BYTES: u64 = 1_024;
     if std::io::stdin().is_terminal() {
         eprintln!("Type the password, then Enter and Ctrl-D. It is shown while you type; a pipe hides it.");
     }
     let mut password = String::new();
-    std::io::stdin().take(MOST).read_to_string(&mut password).map_err(Error::failed)?;
+    std::io::stdin().take(MAX_PASSWORD_BYTES).read_to_string(&mut password).map_err(Error::failed)?;
     let password = password.trim_end_matches(['\r', '\n']);
     if password.len() < 8 {
         return Err(Error::failed("the password is too short: it must have at least 8 characters"));

@@ -16,7 +16,7 @@ use super::{Error, FAILED, load, open};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::crm::exchange::Exchanger;
-use crate::crm_report::{self, Choices, MAX_CALLS, Report, ReportPlan, Run, TaskState};
+use crate::crm_report::{self, MAX_CALLS, Report, ReportOptions, ReportPlan, Run, TaskState};
 use crate::duration;
 use crate::json_object::Members;
 use crate::message::task::{MAX_BODY, decode};
@@ -152,7 +152,7 @@ async fn plan(
     now: Timestamp,
     stop: &CancellationToken,
 ) -> Result<ReportPlan, Error> {
-    let choices = Choices { search_for: args.search_for, try_missing_field: args.try_missing_field };
+    let options = ReportOptions { search_for: args.search_for, try_missing_field: args.try_missing_field };
     let mut body = Vec::new();
     if let Some(file) = &args.file {
         // One byte more than is allowed is enough to refuse it.
@@ -164,15 +164,15 @@ async fn plan(
     }
     let decoded = decode(&body, config.task.unknown_fields).map_err(Error::failed)?;
     let mark: String = std::iter::repeat_with(fastrand::alphanumeric).take(8).collect();
-    ReportPlan::new(config, decoded, &mark.to_uppercase(), message_id, now, choices).map_err(Error::failed)
+    ReportPlan::new(config, decoded, &mark.to_uppercase(), message_id, now, options).map_err(Error::failed)
 }
 
 fn reads_stdin(file: Option<&Path>) -> bool {
     file == Some(Path::new("-"))
 }
 
-/// Adds what a message lacks; the rest stays as it was written. A message with a problem is returned as it is: the worker's own
-/// decoder refuses it in words.
+/// Asks for the fields that a message lacks, and adds them. The rest stays unchanged. A message with a problem is returned
+/// unchanged, because the decoder names the problem.
 async fn ask_for_missing(body: Vec<u8>, config: &Config, stop: &CancellationToken) -> Result<Vec<u8>, Error> {
     let message: &[u8] = if body.is_empty() { b"{}" } else { &body };
     let is_good = decode(message, config.task.unknown_fields).is_ok_and(|decoded| decoded.problems.is_empty());

@@ -68,19 +68,19 @@ pub async fn run(command: &Command, sources: &Sources, stop: &CancellationToken)
     let dead_letters = DeadLetters::new(Arc::new(config));
     let variable = |name: &str| sources.variable(name).map(|value| value.to_string_lossy().into_owned());
     let who = audit::user(variable, rustix::process::getuid().as_raw());
-    let tool = Tool { now: dead_letters.clock.now(), dead_letters, stop: stop.clone(), who };
+    let context = CommandContext { now: dead_letters.clock.now(), dead_letters, stop: stop.clone(), who };
     match command {
-        Command::List(args) => list::run(&tool, args).await,
-        Command::Show(args) => show::run(&tool, args).await,
-        Command::Replay(args) => replay::run(&tool, args, sources).await,
-        Command::Discard(args) => discard::run(&tool, args).await,
-        Command::Restore(args) => restore::run(&tool, args).await,
-        Command::Export(args) => export::run(&tool, args).await,
+        Command::List(args) => list::run(&context, args).await,
+        Command::Show(args) => show::run(&context, args).await,
+        Command::Replay(args) => replay::run(&context, args, sources).await,
+        Command::Discard(args) => discard::run(&context, args).await,
+        Command::Restore(args) => restore::run(&context, args).await,
+        Command::Export(args) => export::run(&context, args).await,
     }
 }
 
 /// What every subcommand uses.
-struct Tool {
+struct CommandContext {
     dead_letters: DeadLetters,
     /// Cancelled to stop the command.
     stop: CancellationToken,
@@ -104,7 +104,7 @@ struct ConfirmedAction<'a> {
     hold: std::time::Duration,
 }
 
-impl Tool {
+impl CommandContext {
     fn dead(&self) -> &str {
         &self.dead_letters.queues.dead
     }
@@ -117,7 +117,7 @@ impl Tool {
             who: self.who.clone(),
             from: "command line".to_owned(),
             filter: agreed.filter.clone(),
-            ids: agreed.plan.chosen.iter().take(audit::MOST_IDS).map(|chosen| chosen.id.to_string()).collect(),
+            ids: agreed.plan.chosen.iter().take(audit::MAX_IDS).map(|chosen| chosen.id.to_string()).collect(),
             count,
             reason: agreed.reason.clone(),
             ..Record::default()

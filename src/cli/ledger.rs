@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::cli::{Error, load, print};
 use crate::clock::Clock;
 use crate::config::{self, LedgerStore, Sources};
-use crate::ledger::{self, About};
+use crate::ledger::{self, LedgerMetadata};
 
 /// Subcommands of `ledger`.
 #[derive(Debug, clap::Subcommand)]
@@ -38,7 +38,7 @@ pub async fn run(command: &Command, sources: &Sources) -> Result<ExitCode, Error
     Ok(ExitCode::SUCCESS)
 }
 
-fn renewed(config: &config::Ledger, old: &About, new: &About) -> String {
+fn renewed(config: &config::Ledger, old: &LedgerMetadata, new: &LedgerMetadata) -> String {
     let place = match &config.store {
         LedgerStore::File(path) => format!("file {}", path.display()),
         // The URL may hold a password.

@@ -20,7 +20,7 @@ mod check;
 mod send;
 mod source;
 
-use check::{Checked, Validator};
+use check::{ValidatedInput, Validator};
 use source::Source;
 
 /// Arguments of `publish`.
@@ -75,7 +75,7 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
     // Reading blocks when the input is a pipe or a file on a network.
     let reading = tokio::task::spawn_blocking(move || {
         let source = Source::open(path.as_deref())?;
-        let checked = Checked::of(source.messages(ids.clone())?, &ids, validator.as_ref());
+        let checked = ValidatedInput::of(source.messages(ids.clone())?, &ids, validator.as_ref());
         Ok::<_, String>((source, checked, ids))
     });
     let read =
@@ -92,10 +92,10 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
     let messages = source.messages(ids).map_err(Error::failed)?;
     let publisher = Publisher::new(Arc::new(Connector::new(config.broker)), "publish", TaskTracker::new());
     let bar = progress(total);
-    let sent = send::all(messages, &publisher, &queue, &bar, stop).await;
+    let sent = send::all(messages, total, &publisher, &queue, &bar, stop).await;
     bar.finish_and_clear();
     publisher.close().await;
-    match sent.report(total, &queue) {
+    match sent.report(&queue) {
         Some(report) => Err(Error::failed(report)),
         None => {
             print(&match total {

@@ -22,9 +22,11 @@ pub async fn run(sources: &Sources, stop: CancellationToken) -> Result<ExitCode,
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let ended = match App::new(config, mapper).await {
-        Ok(app) => app.run(stop).await,
-        Err(text) => Err(text),
+    let app = stop.run_until_cancelled(App::new(config, mapper)).await;
+    let ended = match app {
+        Some(Ok(app)) => app.run(stop).await,
+        Some(Err(text)) => Err(text),
+        None => Err("interrupted".to_owned()),
     };
     crate::observe::traces::finish().await;
     let code = match ended {

@@ -173,6 +173,6 @@ fn one_worker(
             counts.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {}", grouped(*n))).collect();
         if some.is_empty() { "none".to_owned() } else { some.join(", ") }
     };
-    line("  settled", &format!("since start: {}", counts(&page.messages.settled)));
-    line("  failed", &format!("since start: {}", counts(&page.messages.dead_lettered)));
+    line("  settled", &format!("since the worker's start: {}", counts(&page.messages.settled)));
+    line("  failed", &format!("dead-lettered since the worker's start: {}", counts(&page.messages.dead_lettered)));
 }

@@ -9,9 +9,9 @@ use super::toml_table::{Scalar, TableReader, scalars, tables};
 use crate::suggest::suggest;
 
 /// The most bindings.
-const MOST: usize = 100;
+const MAX_BINDINGS: usize = 100;
 /// The longest name or routing key in AMQP, in bytes.
-const NAME_BYTES: usize = 255;
+const MAX_NAME_BYTES: usize = 255;
 
 /// One binding of the work queue.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,8 +63,8 @@ pub(super) fn read(value: Toml, source: &str, problems: &mut Vec<Problem>) -> Ve
             return Vec::new();
         }
     };
-    if tables.len() > MOST {
-        let message = format!("there are {} bindings; at most {MOST} are allowed", tables.len());
+    if tables.len() > MAX_BINDINGS {
+        let message = format!("there are {} bindings; at most {MAX_BINDINGS} are allowed", tables.len());
         problems.push(Problem::new("broker.bindings", source, message));
     }
     let mut bindings: Vec<Binding> = Vec::new();
@@ -122,8 +122,8 @@ fn binding(reader: &mut TableReader<'_>) -> Option<Binding> {
 
 fn name(reader: &mut TableReader<'_>, key: &'static str) -> Option<String> {
     let text = reader.text(key)?;
-    if text.len() > NAME_BYTES {
-        reader.problem(key, format!("has {} bytes; at most {NAME_BYTES} are allowed", text.len()));
+    if text.len() > MAX_NAME_BYTES {
+        reader.problem(key, format!("has {} bytes; at most {MAX_NAME_BYTES} are allowed", text.len()));
     }
     if text.chars().any(char::is_control) {
         reader.problem(key, "has a control character");

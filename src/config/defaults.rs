@@ -12,11 +12,15 @@ use crate::duration::{format, parse};
 const BEYOND_REQUEST: Duration = Duration::from_secs(5);
 /// A message is held at least this much longer than a request.
 pub(super) const HOLD_BEYOND_REQUEST: Duration = Duration::from_secs(10);
+/// A shorter default of `crm.request_timeout` gets a warning.
+const SHORT_REQUEST: Duration = Duration::from_secs(5);
 
-/// Sets the defaults that depend on other values. `terminal` says whether the log goes to a terminal.
-pub(super) fn follow(raw: &mut Raw, terminal: bool) {
+/// Sets the defaults that depend on other values. `logs_to_terminal` says whether the log goes to a terminal. Returns a key
+/// and a warning about it, if the key makes a default too short.
+pub(super) fn follow(raw: &mut Raw, logs_to_terminal: bool) -> Option<(&'static str, String)> {
     let seconds = Duration::from_secs;
-    let usual = request_timeout(raw);
+    let (usual, shortened_by) = request_timeout(raw);
+    let is_short = usual < SHORT_REQUEST && raw.get("crm.request_timeout").is_none();
     set_time(raw, "crm.request_timeout", usual);
     let request = time(raw, "crm.request_timeout", usual);
     // A bad name was already reported for the queue itself.
@@ -33,7 +37,10 @@ pub(super) fn follow(raw: &mut Raw, terminal: bool) {
     set(raw, "crm.reuse_connections", if is_strict { "false" } else { "true" });
     let listen = raw.text("admin.listen").and_then(|text| text.parse().ok());
     set(raw, "console.workers", &listen.and_then(admin_url).unwrap_or_else(|| "http://127.0.0.1:9464".to_owned()));
-    set(raw, "log.format", if terminal { "text" } else { "json" });
+    set(raw, "log.format", if logs_to_terminal { "text" } else { "json" });
+    let cause = shortened_by.filter(|_| is_short)?;
+    let said = format!("lowers the default of crm.request_timeout to {}", format(usual));
+    Some((cause, format!("{said}, and an answer that takes longer leaves its message in doubt; raise {cause}")))
 }
 
 /// The address at which this machine reaches an admin port. A free port is not known before the worker listens.
@@ -43,18 +50,20 @@ fn admin_url(listen: SocketAddr) -> Option<String> {
     (listen.port() != 0).then(|| format!("http://{}", SocketAddr::new(host, listen.port())))
 }
 
-/// 20 s, unless another value requires a different time.
-fn request_timeout(raw: &Raw) -> Duration {
+/// 20 s, unless another value requires a different time. Returns also the key that made it shorter.
+fn request_timeout(raw: &Raw) -> (Duration, Option<&'static str>) {
     let written = |name: &str| raw.text(name).and_then(|text| parse(&text));
-    let mut request = Duration::from_secs(20).max(written("crm.connect_timeout").unwrap_or_default());
-    if let Some(grace) = written("shutdown.grace") {
-        request = request.min((grace / 2).max(grace.saturating_sub(BEYOND_REQUEST)));
-    }
-    if let Some(hold) = written("gate.hold") {
-        request = request.min(hold.saturating_sub(HOLD_BEYOND_REQUEST));
+    let grace = written("shutdown.grace").map(|grace| (grace / 2).max(grace.saturating_sub(BEYOND_REQUEST)));
+    let hold = written("gate.hold").map(|hold| hold.saturating_sub(HOLD_BEYOND_REQUEST));
+    let usual = Duration::from_secs(20).max(written("crm.connect_timeout").unwrap_or_default());
+    let (mut request, mut shortened_by) = (usual, None);
+    for (name, longest) in [("shutdown.grace", grace), ("gate.hold", hold)] {
+        if let Some(longest) = longest.filter(|longest| *longest < request) {
+            (request, shortened_by) = (longest, Some(name));
+        }
     }
     // Whole milliseconds; a key takes at least one.
-    Duration::from_millis(u64::try_from(request.as_millis()).unwrap_or(u64::MAX).max(1))
+    (Duration::from_millis(u64::try_from(request.as_millis()).unwrap_or(u64::MAX).max(1)), shortened_by)
 }
 
 /// Two durations, the first not longer than the second. The one that is not set follows the other.

@@ -1,33 +1,37 @@
 //! Reads configuration files with limits on size and time: a device never ends, and a pipe or a network file may never
 //! answer.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 /// The largest file that holds a secret, in bytes (64 KiB).
-pub(super) const SECRET: u64 = 64 << 10;
+pub(crate) const MAX_SECRET_BYTES: u64 = 64 << 10;
 /// The largest configuration file, in bytes (1 MiB).
-pub(super) const TOML: u64 = 1 << 20;
+pub(super) const MAX_TOML_BYTES: u64 = 1 << 20;
 /// Time limit for a file.
-pub(super) const WAIT: Duration = Duration::from_secs(10);
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval at which the reader checks for a stop.
-const LOOK: Duration = Duration::from_millis(50);
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The end of an error about a file that was not read because the process stops.
 pub(super) const INTERRUPTED: &str = "was not read: interrupted";
+
+/// The files that are being read. A reading that hangs keeps its thread, so each file has one reading at a time.
+static READING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// Reads a text file of at most `limit` bytes.
 ///
 /// # Errors
 /// What is wrong with the file, as the rest of a sentence, without its content.
-pub(super) fn read(path: &Path, limit: u64, stop: &CancellationToken) -> Result<String, String> {
-    let owned = path.to_owned();
-    within_limit(stop, move || read_now(&owned, limit))
+pub(crate) fn read(path: &Path, limit: u64, stop: &CancellationToken) -> Result<String, String> {
+    within_limit(path, stop, move |path| read_now(path, limit))
 }
 
 /// Reads a file of at most `limit` bytes.
@@ -35,29 +39,35 @@ pub(super) fn read(path: &Path, limit: u64, stop: &CancellationToken) -> Result<
 /// # Errors
 /// As [`read`].
 pub(crate) fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
-    let owned = path.to_owned();
-    within_limit(&CancellationToken::new(), move || {
-        let bytes = bytes(&owned, limit)?;
+    within_limit(path, &CancellationToken::new(), move |path| {
+        let bytes = bytes(path, limit)?;
         check_size(&bytes, limit).map(|()| bytes)
     })
 }
 
 fn within_limit<T: Send + 'static>(
+    path: &Path,
     stop: &CancellationToken,
-    read: impl FnOnce() -> Result<T, String> + Send + 'static,
+    read: impl FnOnce(&Path) -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
     let (sender, receiver) = channel();
-    // A thread of its own, because a read that hangs cannot be interrupted. The process does not wait for it.
-    std::thread::spawn(move || {
-        // The caller may have stopped waiting.
-        let _ = sender.send(read());
-    });
-    let looks = WAIT.as_millis() / LOOK.as_millis();
+    let mut next = Some((sender, read));
+    let looks = READ_TIMEOUT.as_millis() / STOP_CHECK_INTERVAL.as_millis();
     for _ in 0..looks {
         if stop.is_cancelled() {
             return Err(INTERRUPTED.to_owned());
         }
-        match receiver.recv_timeout(LOOK) {
+        if let Some((sender, read)) = next.take_if(|_| reading().insert(path.to_owned())) {
+            let path = path.to_owned();
+            // A thread of its own, because a read that hangs cannot be interrupted. The process does not wait for it.
+            std::thread::spawn(move || {
+                let read = read(&path);
+                reading().remove(&path);
+                // The caller may have stopped waiting.
+                let _ = sender.send(read);
+            });
+        }
+        match receiver.recv_timeout(STOP_CHECK_INTERVAL) {
             Ok(read) => return read,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
@@ -66,9 +76,13 @@ fn within_limit<T: Send + 'static>(
     Err(hangs())
 }
 
-/// The end of an error about a file that did not answer within [`WAIT`].
+fn reading() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    READING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The end of an error about a file that did not answer within [`READ_TIMEOUT`].
 pub(super) fn hangs() -> String {
-    format!("cannot be read within {} s; does its file system hang, or is it a pipe?", WAIT.as_secs())
+    format!("cannot be read within {} s; does its file system hang, or is it a pipe?", READ_TIMEOUT.as_secs())
 }
 
 /// Reads the file without a time limit.
@@ -84,6 +98,17 @@ fn bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(limit.saturating_add(1)).read_to_end(&mut bytes));
     read.map(|_| bytes).map_err(|error| format!("cannot be read: {}", words(&error)))
+}
+
+/// Refuses a text that begins with a byte-order mark, which would be a part of its first value.
+///
+/// # Errors
+/// What is wrong with the file, as the rest of a sentence.
+pub(crate) fn check_mark(text: &str) -> Result<(), String> {
+    match text.starts_with('\u{feff}') {
+        true => Err("begins with a byte-order mark; save it as UTF-8 without one".to_owned()),
+        false => Ok(()),
+    }
 }
 
 fn check_size(bytes: &[u8], limit: u64) -> Result<(), String> {
@@ -117,6 +142,8 @@ pub(crate) fn words(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
     use super::*;
 
     #[test]
@@ -139,18 +166,47 @@ mod tests {
         assert_eq!(text(&[b'a'; 1024], 1 << 10).unwrap().len(), 1024);
     }
 
-    #[test]
-    fn read_ends_at_a_stop_while_the_file_hangs() {
-        let pipe = std::env::temp_dir().join(format!("wtw-files-{}", std::process::id()));
+    /// A file whose reading hangs until it is opened for writing.
+    fn pipe(name: &str) -> PathBuf {
+        let pipe = std::env::temp_dir().join(format!("wtw-files-{name}-{}", std::process::id()));
         let status = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
         assert!(status.success());
+        pipe
+    }
+
+    #[test]
+    fn file_that_hangs_has_one_reading_at_a_time() {
+        let (pipe, stop) = (pipe("one"), CancellationToken::new());
+        let read_pipe = |_| {
+            let (asking, path) = (stop.clone(), pipe.clone());
+            std::thread::spawn(move || read(&path, MAX_SECRET_BYTES, &asking))
+        };
+        let readings: Vec<_> = (0..3).map(read_pipe).collect();
+        std::thread::sleep(STOP_CHECK_INTERVAL * 4);
+        // Opening it ends every reading that hangs now.
+        drop(OpenOptions::new().read(true).write(true).open(&pipe).unwrap());
+        std::thread::sleep(STOP_CHECK_INTERVAL * 4);
+        assert_eq!(readings.iter().filter(|reading| reading.is_finished()).count(), 1);
+        stop.cancel();
+        let read: Vec<_> = readings.into_iter().map(|reading| reading.join().unwrap()).collect();
+        assert_eq!(read.iter().filter(|read| **read == Ok(String::new())).count(), 1, "{read:?}");
+        assert_eq!(read.iter().filter(|read| **read == Err(INTERRUPTED.to_owned())).count(), 2, "{read:?}");
+        // Ends the second thread, which hangs.
+        drop(OpenOptions::new().read(true).write(true).open(&pipe));
+        std::fs::remove_file(pipe).unwrap();
+    }
+
+    #[test]
+    fn read_ends_at_a_stop_while_the_file_hangs() {
+        let pipe = pipe("stop");
         let stop = CancellationToken::new();
         let (asking, path) = (stop.clone(), pipe.clone());
-        let reading = std::thread::spawn(move || read(&path, SECRET, &asking));
+        let reading = std::thread::spawn(move || read(&path, MAX_SECRET_BYTES, &asking));
+        std::thread::sleep(STOP_CHECK_INTERVAL);
         stop.cancel();
         assert_eq!(reading.join().unwrap().unwrap_err(), INTERRUPTED);
         // Ends the thread that hangs.
-        drop(std::fs::OpenOptions::new().write(true).open(&pipe));
+        drop(OpenOptions::new().read(true).write(true).open(&pipe));
         std::fs::remove_file(pipe).unwrap();
     }
 }

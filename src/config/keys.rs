@@ -20,9 +20,9 @@ pub struct Key {
     /// What it does, in sentences.
     pub meaning: &'static str,
     /// Whether it is a list.
-    pub list: bool,
+    pub is_list: bool,
     /// Whether it is a secret: never shown, and readable from `<key>_file`.
-    pub secret: bool,
+    pub is_secret: bool,
 }
 
 /// See [`Key::preset`].
@@ -54,26 +54,26 @@ pub enum Kind {
 }
 
 /// The most API tokens. With the most requests per token, they stay below the largest prefetch count.
-pub(super) const MOST_TOKENS: usize = 64;
+pub(super) const MAX_TOKENS: usize = 64;
 /// The most delayed rounds.
-pub(super) const MOST_DELAYS: usize = 20;
+pub(super) const MAX_DELAYS: usize = 20;
 /// The longest queue name in AMQP.
-const QUEUE_BYTES: usize = 255;
+const MAX_QUEUE_BYTES: usize = 255;
 /// The longest work queue name that leaves room for the longest suffix of our other queues.
 const SUFFIX_BYTES: usize = ".retry.86399999ms".len();
 
 const fn key(name: &'static str, preset: Preset, kind: Kind, meaning: &'static str) -> Key {
-    Key { name, preset, kind, meaning, list: false, secret: false }
+    Key { name, preset, kind, meaning, is_list: false, is_secret: false }
 }
 
 impl Key {
     const fn list(mut self) -> Self {
-        self.list = true;
+        self.is_list = true;
         self
     }
 
     const fn secret(mut self) -> Self {
-        self.secret = true;
+        self.is_secret = true;
         self
     }
 
@@ -103,7 +103,7 @@ impl Key {
 
     /// The names of the key: its own, and for a secret also `<key>_file`.
     pub(super) fn slots(&self) -> impl Iterator<Item = String> {
-        let file = self.secret.then(|| format!("{}_file", self.name));
+        let file = self.is_secret.then(|| format!("{}_file", self.name));
         std::iter::once(self.name.to_owned()).chain(file)
     }
 
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn bounds_in_words_match_the_code() {
-        assert!(find("crm.tokens").unwrap().allowed().contains(&MOST_TOKENS.to_string()));
-        assert!(find("retry.delays").unwrap().allowed().contains(&MOST_DELAYS.to_string()));
+        assert!(find("crm.tokens").unwrap().allowed().contains(&MAX_TOKENS.to_string()));
+        assert!(find("retry.delays").unwrap().allowed().contains(&MAX_DELAYS.to_string()));
     }
 }

@@ -44,10 +44,13 @@ impl Config {
     pub fn load(sources: &Sources, required: &[&str]) -> Result<Loaded, Problems> {
         let mut problems = Vec::new();
         let mut raw = Raw::read(sources, &mut problems);
-        defaults::follow(&mut raw, sources.terminal);
+        let short_default = defaults::follow(&mut raw, sources.logs_to_terminal);
         let mut reader = Reader { raw: &raw, problems, warnings: Vec::new() };
+        if let Some((name, message)) = short_default {
+            reader.warn(name, message);
+        }
         // When a file cannot be read, its keys must not be reported as missing or contradictory.
-        if !raw.incomplete {
+        if !raw.is_incomplete {
             demand(&mut reader, required);
             order(&mut reader);
         }
@@ -68,9 +71,9 @@ impl Config {
         for key in KEYS.iter().filter(|key| problems.iter().any(|problem| problem.key == key.name)) {
             raw.forget(key);
         }
-        defaults::follow(&mut raw, sources.terminal);
+        defaults::follow(&mut raw, sources.logs_to_terminal);
         let mut reader = Reader { raw: &raw, problems: Vec::new(), warnings: Vec::new() };
-        sections::config(&mut reader, sources).ok().filter(|_| !raw.incomplete)
+        sections::config(&mut reader, sources).ok().filter(|_| !raw.is_incomplete)
     }
 
     /// A one-line summary without secrets.
@@ -91,11 +94,14 @@ impl Config {
     }
 }
 
+/// What a changed file holds, and what an operator should look at.
+pub type Reread<T> = (T, Vec<Problem>);
+
 /// Reads the API tokens from the text of their file, which has changed.
 ///
 /// # Errors
 /// Everything that is wrong with the text. The current tokens stay in use.
-pub fn read_tokens(path: &Path, text: &str) -> Result<Vec<SecretString>, Problems> {
+pub fn read_tokens(path: &Path, text: &str) -> Result<Reread<Vec<SecretString>>, Problems> {
     reread("crm.tokens", path, text, sections::tokens)
 }
 
@@ -103,7 +109,7 @@ pub fn read_tokens(path: &Path, text: &str) -> Result<Vec<SecretString>, Problem
 ///
 /// # Errors
 /// The same as [`read_tokens`].
-pub fn read_urls(path: &Path, text: &str) -> Result<Vec<BrokerUrl>, Problems> {
+pub fn read_urls(path: &Path, text: &str) -> Result<Reread<Vec<BrokerUrl>>, Problems> {
     reread("broker.urls", path, text, |reader| reader.each("broker.urls", address::broker))
 }
 
@@ -112,11 +118,13 @@ pub fn read_urls(path: &Path, text: &str) -> Result<Vec<BrokerUrl>, Problems> {
 ///
 /// # Errors
 /// The same as [`read_tokens`].
-pub fn read_ledger_url(path: &Path, text: &str, current: &SecretString) -> Result<SecretString, Problems> {
-    let mut stores = reread("ledger.url", path, text, |reader| reader.each("ledger.url", address::ledger))?;
+pub fn read_ledger_url(path: &Path, text: &str, current: &SecretString) -> Result<Reread<SecretString>, Problems> {
+    let (mut stores, warnings) = reread("ledger.url", path, text, |reader| reader.each("ledger.url", address::ledger))?;
     let same = address::without_login(current.expose_secret());
     match stores.pop() {
-        Some(LedgerStore::Redis(url)) if address::without_login(url.get().expose_secret()) == same => Ok(url.get()),
+        Some(LedgerStore::Redis(url)) if address::without_login(url.get().expose_secret()) == same => {
+            Ok((url.get(), warnings))
+        }
         Some(_) | None => {
             let message = "names another ledger than before; restart the worker to change more than user and password";
             Err(Problems(vec![Problem::new("ledger.url", format!("file {}", path.display()), message)]))
@@ -130,9 +138,9 @@ fn reread<T>(
     path: &Path,
     text: &str,
     read: impl FnOnce(&mut Reader<'_>) -> Result<Vec<T>, Reported>,
-) -> Result<Vec<T>, Problems> {
+) -> Result<Reread<Vec<T>>, Problems> {
     let Some(key) = find(name) else {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Vec::new()));
     };
     let written = raw::secret(key, path, text).map_err(|message| {
         let source = format!("file {}", path.display());
@@ -142,7 +150,10 @@ fn reread<T>(
     let mut raw = Raw::default();
     raw.insert(key, Some(written));
     let mut reader = Reader { raw: &raw, problems: Vec::new(), warnings: Vec::new() };
-    read(&mut reader).map_err(|_| Problems(reader.problems))
+    match read(&mut reader) {
+        Ok(read) => Ok((read, reader.warnings)),
+        Err(_) => Err(Problems(reader.problems)),
+    }
 }
 
 fn demand(reader: &mut Reader<'_>, required: &[&str]) {

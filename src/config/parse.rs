@@ -111,14 +111,14 @@ const COMMA: &str = "; a comma separates two entries: in a user or password writ
 fn is_quoted(key: &Key, written: &Written, entry: &str) -> bool {
     let (begins, ends) = (entry.starts_with(QUOTES), entry.ends_with(QUOTES));
     // A list in quotation marks has them at its first and last entry.
-    let is_part = key.list && written.is_split && (begins || ends);
+    let is_part = key.is_list && written.is_split && (begins || ends);
     is_part || (begins && ends && entry.chars().nth(1).is_some())
 }
 
 /// The value of a key for people: shortened, and hidden when it can be a secret.
 fn held(key: &Key, written: &Written, index: usize, entry: &str) -> String {
     const SHORT: usize = 60;
-    match (key.secret || entry.contains(['@', '?']), written.entries.len()) {
+    match (key.is_secret || entry.contains(['@', '?']), written.entries.len()) {
         (true, 1) => "the value".to_owned(),
         (true, _) => format!("entry {}", index + 1),
         (false, _) if entry.chars().count() > SHORT => {

@@ -1,4 +1,4 @@
-//! Finds the proxy for the CRM in the environment variables that other programs use, too.
+//! Finds the proxy for the CRM in the usual environment variables: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`.
 
 use std::fmt;
 

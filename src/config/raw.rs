@@ -23,7 +23,7 @@ pub struct Sources {
     /// The process's environment.
     pub environment: Vec<(OsString, OsString)>,
     /// Whether the log goes to a terminal.
-    pub terminal: bool,
+    pub logs_to_terminal: bool,
     /// Cancelled to stop waiting for a file.
     pub stop: CancellationToken,
     /// Whether a wrong `events.rules_file` is ignored. Some commands must work while the worker still runs with the rules
@@ -38,7 +38,7 @@ impl Sources {
         Self {
             file,
             environment: std::env::vars_os().collect(),
-            terminal: std::io::stderr().is_terminal(),
+            logs_to_terminal: std::io::stderr().is_terminal(),
             stop,
             tolerates_wrong_rules: false,
         }
@@ -77,7 +77,7 @@ pub(super) struct Raw {
     /// Where keys have an empty value, which means unset.
     empty: HashMap<&'static str, String>,
     /// Whether a whole source could not be read, so that missing keys are not reported.
-    pub(super) incomplete: bool,
+    pub(super) is_incomplete: bool,
     /// Everything that is not a single key.
     pub(super) tables: Tables,
 }
@@ -113,7 +113,7 @@ impl Raw {
         let (environment, named) = environment::layer(&sources.environment, problems);
         let path = sources.file.clone().map(|path| (path, "--config".to_owned()));
         let file = path.or(named).map(|(path, source)| file::layer(&path, &source, problems, &sources.stop));
-        let mut raw = Self { incomplete: matches!(file, Some(None)), ..Self::default() };
+        let mut raw = Self { is_incomplete: matches!(file, Some(None)), ..Self::default() };
         let file = file.flatten().map(|(layer, tables)| {
             raw.tables = tables;
             layer
@@ -187,7 +187,7 @@ fn pick<'a>(key: &Key, layer: &'a Layer, problems: &mut Vec<Problem>) -> Option<
         .map(|slot| layer.get(&slot).filter(|given| !matches!(given.value, Some(Value::Empty))))
         .map(|given| given.map(|given| (given.value.as_ref(), given.source.as_str())));
     // Only a secret has a file in its place. `broker.ca_file` and others are keys themselves.
-    match (value, file.filter(|_| key.secret)) {
+    match (value, file.filter(|_| key.is_secret)) {
         (None, None) => None,
         (Some((_, source)), Some((_, other))) => {
             let message = format!("is given both as a value and as a file, by {other}");
@@ -226,7 +226,7 @@ impl Choice<'_> {
 impl Value {
     fn written(&self, key: &Key, source: String) -> Option<Written> {
         let (entries, is_split, has_gap) = match self {
-            Self::One(text) if key.list => (entries(text), true, has_gap(text)),
+            Self::One(text) if key.is_list => (entries(text), true, has_gap(text)),
             Self::One(text) => (vec![text.clone()], false, false),
             Self::Many(texts) => (texts.clone(), false, false),
             Self::Empty => return None,
@@ -250,7 +250,7 @@ fn has_gap(text: &str) -> bool {
 /// # Errors
 /// What is wrong with the file, as the rest of a sentence, without its content.
 fn read_secret(key: &Key, path: &Path, stop: &CancellationToken) -> Result<Written, String> {
-    secret(key, path, &files::read(path, files::SECRET, stop)?)
+    secret(key, path, &files::read(path, files::MAX_SECRET_BYTES, stop)?)
 }
 
 /// Parses the text of a secret's file.
@@ -258,12 +258,10 @@ fn read_secret(key: &Key, path: &Path, stop: &CancellationToken) -> Result<Writt
 /// # Errors
 /// The same as [`read_secret`].
 pub(super) fn secret(key: &Key, path: &Path, text: &str) -> Result<Written, String> {
-    let file = WatchedFile::new(path, text, files::SECRET);
-    if text.starts_with('\u{feff}') {
-        return Err("begins with a byte-order mark; save it as UTF-8 without one".to_owned());
-    }
+    let file = WatchedFile::new(path, text, files::MAX_SECRET_BYTES);
+    files::check_mark(text)?;
     let entries = match text.trim() {
-        text if key.list => entries(text),
+        text if key.is_list => entries(text),
         "" => Vec::new(),
         text if text.contains('\n') => return Err("has more than one line".to_owned()),
         text => vec![text.to_owned()],
@@ -273,12 +271,12 @@ pub(super) fn secret(key: &Key, path: &Path, text: &str) -> Result<Written, Stri
         return Err("is empty".to_owned());
     }
     let source = format!("file {}", path.display());
-    Ok(Written { entries, source, file: Some(file), is_split: key.list, has_gap: key.list && has_gap(text) })
+    Ok(Written { entries, source, file: Some(file), is_split: key.is_list, has_gap: key.is_list && has_gap(text) })
 }
 
 /// Whether a text is empty or blank, which means unset.
 fn is_unset(key: &Key, text: &str) -> bool {
-    match key.list {
+    match key.is_list {
         true => entries(text).is_empty(),
         false => text.trim().is_empty(),
     }
@@ -298,7 +296,12 @@ fn without_section(name: &str) -> Option<String> {
 }
 
 /// The end of an error about an unknown name.
-fn did_you_mean(name: Option<String>) -> String {
+fn did_you_mean(unknown: &str, name: Option<String>) -> String {
+    if unknown.to_lowercase().contains("prefetch") {
+        return "is not known; the worker computes the prefetch from the number of crm.tokens, \
+                crm.max_in_flight_per_token and crm.requests_per_second"
+            .to_owned();
+    }
     match name {
         Some(name) => format!("is not known; did you mean {name}?"),
         None => "is not known".to_owned(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jiff::civil::Date;
+use tokio_util::sync::CancellationToken;
 use toml::{Table, Value as Toml};
 
 use super::files;
@@ -84,7 +85,7 @@ pub struct RuleText {
     /// The template of the message id.
     pub message_id: Option<String>,
     /// What happens to a message that matches.
-    pub action: Action,
+    pub action: RuleAction,
     /// Events with their expected results.
     pub examples: Vec<Example>,
     /// The file that holds the rule.
@@ -93,7 +94,7 @@ pub struct RuleText {
 
 /// See [`RuleText::action`].
 #[derive(Clone, Debug, PartialEq)]
-pub enum Action {
+pub enum RuleAction {
     /// A task is sent: a template or a fixed value for each field, by the field's name.
     Task(BTreeMap<String, Scalar>),
     /// The message is acked, and nothing is sent.
@@ -168,7 +169,7 @@ fn name(reader: &mut TableReader<'_>, earlier: &[RuleText]) -> Option<String> {
     Some(name)
 }
 
-fn action(reader: &mut TableReader<'_>) -> Option<Action> {
+fn action(reader: &mut TableReader<'_>) -> Option<RuleAction> {
     const ONE: &str = "one event makes at most one task; if you need two, bind two queues and run two workers, \
                        each with its own rules";
     let action = reader.text("action");
@@ -184,7 +185,7 @@ fn action(reader: &mut TableReader<'_>) -> Option<Action> {
     }
     let task = reader.table("task");
     match (action.as_deref(), task) {
-        (Some("skip"), None) => Some(Action::Skip),
+        (Some("skip"), None) => Some(RuleAction::Skip),
         (Some("skip"), Some(_)) => {
             reader.problem("task", "cannot be given with action = \"skip\", which sends nothing");
             None
@@ -197,7 +198,7 @@ fn action(reader: &mut TableReader<'_>) -> Option<Action> {
             );
             None
         }
-        (None, Some(task)) => Some(Action::Task(fields(reader, task))),
+        (None, Some(task)) => Some(RuleAction::Task(fields(reader, task))),
         (None, None) => {
             reader.problem("task", "is missing; give the task's fields in [rules.task], or set action = \"skip\"");
             None
@@ -304,6 +305,7 @@ impl Events {
         rules_file: Option<PathBuf>,
         rules: Option<(Toml, String)>,
         problems: &mut Vec<Problem>,
+        stop: &CancellationToken,
     ) -> Self {
         let (unmatched, holidays) = (outside.unmatched, outside.holidays.clone());
         let mut events =
@@ -313,11 +315,11 @@ impl Events {
                 let message = format!("are given in {source} and in events.rules_file; one of the two is allowed");
                 problems.push(Problem::new("rules", source, message));
             }
-            match file::first_read(&events, &path) {
+            match file::first_read(&events, &path, stop) {
                 Ok(read) => events = read,
                 Err(found) => {
                     problems.extend(found.0);
-                    events.rules_file = Some(WatchedFile::new(&path, "", files::TOML));
+                    events.rules_file = Some(WatchedFile::new(&path, "", files::MAX_TOML_BYTES));
                 }
             }
         } else if let Some((value, source)) = rules {

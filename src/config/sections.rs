@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::address;
-use super::keys::{Key, MOST_DELAYS, MOST_TOKENS};
+use super::keys::{Key, MAX_DELAYS, MAX_TOKENS};
 use super::parse::{Parsed, Reader, Reported, any, choice, count, duration, duration_within, flag, path, queue, text};
 use super::proxy::Proxy;
 use super::raw::Sources;
@@ -24,7 +24,7 @@ pub(super) fn config(reader: &mut Reader<'_>, sources: &Sources) -> Result<Confi
     let broker = broker(reader);
     let crm = crm(reader, sources);
     let task = task(reader);
-    let events = events(reader, sources.tolerates_wrong_rules);
+    let events = events(reader, sources);
     if let (Ok(Task { unknown_fields: UnknownFields::Ignore, .. }), Ok(Events { rules, .. })) = (&task, &events)
         && !rules.is_empty()
     {
@@ -152,7 +152,7 @@ fn crm(reader: &mut Reader<'_>, sources: &Sources) -> Result<Crm, Reported> {
 pub(super) fn tokens(reader: &mut Reader<'_>) -> Result<Vec<SecretString>, Reported> {
     let tokens = reader.each("crm.tokens", token)?;
     let before = reader.problems.len();
-    if tokens.len() > MOST_TOKENS {
+    if tokens.len() > MAX_TOKENS {
         reader.problem("crm.tokens", format!("there are {} tokens", tokens.len()));
     }
     let mut first = HashMap::new();
@@ -227,7 +227,7 @@ fn task(reader: &mut Reader<'_>) -> Result<Task, Reported> {
     })
 }
 
-fn events(reader: &mut Reader<'_>, tolerates_wrong_rules: bool) -> Result<Events, Reported> {
+fn events(reader: &mut Reader<'_>, sources: &Sources) -> Result<Events, Reported> {
     let unmatched = reader.want("events.unmatched", choice([Unmatched::DeadLetter, Unmatched::Skip]));
     let holidays = reader.each("events.holidays", |_, text| holiday(text));
     let rules_file = reader.read("events.rules_file", path);
@@ -243,8 +243,8 @@ fn events(reader: &mut Reader<'_>, tolerates_wrong_rules: bool) -> Result<Events
     };
     let file = rules_file.as_ref().ok().cloned().flatten();
     let mut problems = Vec::new();
-    let events = Events::new(outside, file, rules, &mut problems);
-    if !(tolerates_wrong_rules && events.rules_file.is_some()) {
+    let events = Events::new(outside, file, rules, &mut problems, &sources.stop);
+    if !(sources.tolerates_wrong_rules && events.rules_file.is_some()) {
         reader.problems.extend(problems);
     }
     (unmatched.and(holidays.map(|_| ())).and(rules_file.map(|_| ()))).map(|()| events)
@@ -272,7 +272,7 @@ fn delays(reader: &mut Reader<'_>) -> Result<Vec<Duration>, Reported> {
     let written = reader.raw.get("retry.delays").flatten();
     match written.map(|written| written.entries.as_slice()) {
         Some([none]) if none == "none" => return Ok(Vec::new()),
-        Some(many) if many.len() > MOST_DELAYS => {
+        Some(many) if many.len() > MAX_DELAYS => {
             reader.problem("retry.delays", format!("there are {} delays", many.len()));
         }
         Some(_) | None => {}

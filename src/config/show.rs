@@ -51,7 +51,7 @@ fn setting(raw: &Raw, config: &Config, key: &Key) -> ShownSetting {
         return setting;
     }
     let written = raw.get(key.name).flatten();
-    let value = written.map(|written| match key.secret {
+    let value = written.map(|written| match key.is_secret {
         true => hidden(config, key.name),
         false => written.entries.join(","),
     });

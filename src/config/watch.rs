@@ -92,7 +92,7 @@ impl FileWatch {
             let (path, limit) = (self.file.path.clone(), self.file.limit);
             spawn_blocking(move || files::read_now(&path, limit))
         });
-        let read = timeout(files::WAIT, reading).await.map_err(|_| files::hangs())?;
+        let read = timeout(files::READ_TIMEOUT, reading).await.map_err(|_| files::hangs())?;
         self.reading = None;
         read.unwrap_or_else(|_| Err(files::hangs()))
     }

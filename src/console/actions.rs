@@ -15,25 +15,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::App;
 use super::store::{Action, Item};
-use crate::dead_letters::audit::{MOST_IDS, Record};
+use crate::dead_letters::audit::{MAX_IDS, Record};
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::plan::ExclusionReason;
 use crate::dead_letters::run::{Edited, MessageAction, MessageResult, Run, RunResult};
-use crate::dead_letters::scan::HOLD;
+use crate::dead_letters::scan::SCAN_HOLD;
 use crate::observe::ledger_page::LedgerResult;
 
 /// The parameter that names one message in place of a filter.
 pub(crate) const PRINT: &str = "print";
 /// The most messages of one action.
-pub(crate) const MOST: usize = 200_000;
+pub(crate) const MAX_MESSAGES: usize = 200_000;
 /// How many ids the ledger is asked about each time that somebody opens an action's page. The next time it is asked about
 /// those that follow, so that messages without a result do not hide the others.
-const FOLLOWED: u32 = 1_000;
+const MAX_FOLLOWED_IDS: u32 = 1_000;
 /// Shortest interval between two of these questions.
-const FOLLOW: Duration = Duration::from_secs(3);
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(3);
 /// How long the place of the last question is remembered.
-const REMEMBERED: Duration = Duration::from_secs(3_600);
+const FOLLOW_MEMORY: Duration = Duration::from_secs(3_600);
 
 /// The actions that run now.
 #[derive(Default)]
@@ -142,7 +142,7 @@ impl App {
     }
 
     async fn run(&self, action: &Action, stop: &CancellationToken) -> Result<(), String> {
-        let items = self.store.items(&action.id, "waiting", u32::try_from(MOST).unwrap_or(u32::MAX))?;
+        let items = self.store.items(&action.id, "waiting", u32::try_from(MAX_MESSAGES).unwrap_or(u32::MAX))?;
         let message_action = message_action(action);
         let chosen: HashSet<u128> = items.iter().map(|item| item.print).collect();
         let ledger = LedgerAccess::open(&self.config).await;
@@ -153,7 +153,7 @@ impl App {
             chosen: &chosen,
             count: items.iter().map(|item| item.alike).sum(),
             rate: action.rate,
-            hold: HOLD,
+            hold: SCAN_HOLD,
             ledger: &ledger,
             found_in_crm: &|id| self.store.is_found_in_crm(id),
             stop,
@@ -194,7 +194,7 @@ impl App {
             who: action.who.clone(),
             from: format!("console {}", action.address),
             filter: action.filter.clone(),
-            ids: self.store.ids(&action.id, MOST_IDS)?,
+            ids: self.store.ids(&action.id, MAX_IDS)?,
             reason: action.reason.clone(),
             ..Record::default()
         };
@@ -220,7 +220,7 @@ impl App {
             let again = snapshot.entries.iter().filter(|entry| entry.action.as_deref() == Some(&*action.id));
             outcomes.extend(again.map(|entry| (entry.id.to_string(), "failed_again")));
         }
-        let sent = self.store.items_from(&action.id, "sent", from, FOLLOWED)?;
+        let sent = self.store.items_from(&action.id, "sent", from, MAX_FOLLOWED_IDS)?;
         self.running.follow_after(&action.id, &sent);
         let ids: Vec<String> = match &action.new_id {
             Some(id) => vec![id.clone()],
@@ -240,10 +240,10 @@ impl Running {
     /// The first message to ask the ledger about; none while the last question is too young.
     fn follow_from(&self, id: &str) -> Option<u128> {
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        followed.retain(|_, last| last.at.elapsed() < REMEMBERED);
+        followed.retain(|_, last| last.at.elapsed() < FOLLOW_MEMORY);
         let last = followed.entry(id.to_owned());
         let last = match last {
-            Entry::Occupied(last) if last.get().at.elapsed() < FOLLOW => return None,
+            Entry::Occupied(last) if last.get().at.elapsed() < FOLLOW_INTERVAL => return None,
             Entry::Occupied(last) => last.into_mut(),
             Entry::Vacant(first) => first.insert(Followed { at: Instant::now(), next: 0 }),
         };
@@ -253,7 +253,7 @@ impl Running {
 
     /// The next question is about the messages after these, or starts again after the last ones.
     fn follow_after(&self, id: &str, asked: &[Item]) {
-        let last = asked.last().filter(|_| asked.len() >= FOLLOWED as usize);
+        let last = asked.last().filter(|_| asked.len() >= MAX_FOLLOWED_IDS as usize);
         if let Some(followed) = self.followed.lock().unwrap_or_else(PoisonError::into_inner).get_mut(id) {
             followed.next = last.map_or(0, |last| last.print.saturating_add(1));
         }
@@ -283,14 +283,14 @@ mod tests {
     async fn ledger_is_asked_about_the_next_messages_each_time() {
         let running = Running::default();
         let item = |print| Item { print, alike: 1, id: String::new(), state: "sent".to_owned(), why: None };
-        let full: Vec<Item> = (1..=u128::from(FOLLOWED)).map(item).collect();
+        let full: Vec<Item> = (1..=u128::from(MAX_FOLLOWED_IDS)).map(item).collect();
         assert_eq!(running.follow_from("a"), Some(0));
         running.follow_after("a", &full);
         assert_eq!(running.follow_from("a"), None, "too soon");
-        tokio::time::advance(FOLLOW).await;
-        assert_eq!(running.follow_from("a"), Some(u128::from(FOLLOWED) + 1));
+        tokio::time::advance(FOLLOW_INTERVAL).await;
+        assert_eq!(running.follow_from("a"), Some(u128::from(MAX_FOLLOWED_IDS) + 1));
         running.follow_after("a", &[item(2_000)]);
-        tokio::time::advance(FOLLOW).await;
+        tokio::time::advance(FOLLOW_INTERVAL).await;
         assert_eq!(running.follow_from("a"), Some(0), "those were the last ones");
     }
 }

@@ -12,20 +12,19 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::config::Console;
+use crate::config::{Console, files};
 use crate::observe::ledger_page::hex;
 
 /// The longest password that is checked, in bytes.
-const MOST_PASSWORD: usize = 1_024;
-/// The largest password file that is read, in bytes.
-const MOST_FILE: u64 = 64 << 10;
+const MAX_PASSWORD_BYTES: usize = 1_024;
 /// First and longest wait after wrong passwords.
-const DELAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+const LOGIN_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// The most addresses whose wrong passwords are remembered.
-const MOST_ADDRESSES: usize = 10_000;
+const MAX_ADDRESSES: usize = 10_000;
 /// The most memory that one hash may ask for, in KiB, so that a password file cannot make a login use all memory.
-const MOST_MEMORY: u32 = 1 << 18;
+const MAX_HASH_MEMORY_KIB: u32 = 1 << 18;
 
 /// What a visitor can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +42,7 @@ pub(crate) const PROXY: &str = "proxy";
 
 /// The result of checking a name and a password.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Checked {
+pub(crate) enum LoginResult {
     /// They are right. Holds the `login` of the new session.
     Right(String),
     Wrong,
@@ -76,11 +75,11 @@ pub(crate) struct Auth {
 }
 
 impl Auth {
-    /// Reads the password files.
+    /// Reads the password files, until `stop`.
     ///
     /// # Errors
     /// A file that cannot be read, or has a line that is no hash.
-    pub(crate) fn new(config: &Console) -> Result<Self, String> {
+    pub(crate) fn new(config: &Console, stop: &CancellationToken) -> Result<Self, String> {
         let mut logins = Vec::new();
         let files = [
             ("password_file", &config.password_file, Role::Operator),
@@ -88,7 +87,8 @@ impl Auth {
         ];
         for (key, path, role) in files {
             if let Some(path) = path {
-                logins.extend(read(path, role).map_err(|why| format!("console.{key}: {}: {why}", path.display()))?);
+                logins
+                    .extend(read(path, role, stop).map_err(|why| format!("console.{key}: {}: {why}", path.display()))?);
             }
         }
         Ok(Self { logins, failures: Mutex::default(), checking: Semaphore::new(1) })
@@ -118,14 +118,14 @@ impl Auth {
     }
 
     /// Checks a name and a password. After wrong ones the address has to wait.
-    pub(crate) async fn check(&self, address: IpAddr, name: &str, password: &SecretString) -> Checked {
+    pub(crate) async fn check(&self, address: IpAddr, name: &str, password: &SecretString) -> LoginResult {
         let turn = self.checking.acquire().await;
         // Another request from there may have been wrong while this one waited for its turn.
         if let Some(wait) = self.wait(address) {
-            return Checked::Wait(wait);
+            return LoginResult::Wait(wait);
         }
         let (address, mut right) = (network(address), None);
-        if turn.is_ok() && password.expose_secret().len() <= MOST_PASSWORD {
+        if turn.is_ok() && password.expose_secret().len() <= MAX_PASSWORD_BYTES {
             tokio::task::block_in_place(|| {
                 for login in self.logins.iter().filter(|login| login.name.as_deref().is_none_or(|only| only == name)) {
                     if right.is_none() && verify(&login.hash, password) {
@@ -138,19 +138,20 @@ impl Auth {
         if right.is_some() {
             failures.remove(&address);
         } else {
-            if failures.len() >= MOST_ADDRESSES {
+            if failures.len() >= MAX_ADDRESSES {
                 failures.retain(|_, (count, at)| at.elapsed() < delay(*count));
             }
-            if failures.len() < MOST_ADDRESSES || failures.contains_key(&address) {
+            if failures.len() < MAX_ADDRESSES || failures.contains_key(&address) {
                 let failure = failures.entry(address).or_insert((0, Instant::now()));
                 *failure = (failure.0.saturating_add(1), Instant::now());
             }
         }
-        right.map_or(Checked::Wrong, Checked::Right)
+        right.map_or(LoginResult::Wrong, LoginResult::Right)
     }
 }
 
-/// What has to wait: an address, or the whole network of an IPv6 address, because one client can have all of its addresses.
+/// What must wait after a wrong password: an IPv4 address, or a whole IPv6 network, because one client can use all addresses
+/// of its network.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -160,7 +161,7 @@ fn network(address: IpAddr) -> IpAddr {
 
 /// The wait after this many wrong passwords in a row.
 fn delay(count: u32) -> Duration {
-    DELAY.0.saturating_mul(1 << count.saturating_sub(1).min(16)).min(DELAY.1)
+    LOGIN_WAITS.0.saturating_mul(1 << count.saturating_sub(1).min(16)).min(LOGIN_WAITS.1)
 }
 
 fn verify(hash: &SecretString, password: &SecretString) -> bool {
@@ -168,14 +169,9 @@ fn verify(hash: &SecretString, password: &SecretString) -> bool {
         .is_ok_and(|hash| Argon2::default().verify_password(password.expose_secret().as_bytes(), &hash).is_ok())
 }
 
-fn read(path: &Path, role: Role) -> Result<Vec<Login>, String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
-    file.take(MOST_FILE + 1).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
-    if text.len() as u64 > MOST_FILE {
-        return Err(format!("has more than {MOST_FILE} bytes"));
-    }
+fn read(path: &Path, role: Role, stop: &CancellationToken) -> Result<Vec<Login>, String> {
+    let text = files::read(path, files::MAX_SECRET_BYTES, stop)?;
+    files::check_mark(&text)?;
     let mut logins = Vec::new();
     for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#')) {
         let (name, hash) = match line.trim().split_once(':') {
@@ -184,7 +180,7 @@ fn read(path: &Path, role: Role) -> Result<Vec<Login>, String> {
         };
         let is_good = PasswordHash::new(hash).is_ok_and(|parsed| {
             let memory = Params::try_from(&parsed).map(|params| params.m_cost());
-            parsed.algorithm.as_str().starts_with("argon2") && memory.is_ok_and(|memory| memory <= MOST_MEMORY)
+            parsed.algorithm.as_str().starts_with("argon2") && memory.is_ok_and(|memory| memory <= MAX_HASH_MEMORY_KIB)
         });
         if !is_good {
             return Err(format!("line {} is not an Argon2 hash; \"console --hash-password\" makes one", n + 1));
@@ -236,7 +232,7 @@ mod tests {
         std::fs::write(&path, lines).unwrap();
         let environment = vec![("WTW_CONSOLE_PASSWORD_FILE".into(), path.clone().into())];
         let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
-        let auth = Auth::new(&config.console);
+        let auth = Auth::new(&config.console, &CancellationToken::new());
         std::fs::remove_file(path).unwrap();
         auth
     }
@@ -246,28 +242,44 @@ mod tests {
         let hash = hash_password(&"secret".into()).unwrap();
         let auth = auth(&format!("# operators\nana:{hash}\n")).unwrap();
         let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let Checked::Right(login) = auth.check(here, "ana", &"secret".into()).await else { panic!("it is right") };
+        let LoginResult::Right(login) = auth.check(here, "ana", &"secret".into()).await else { panic!("it is right") };
         assert_eq!((auth.role(&login), auth.role(LOCAL), auth.role(PROXY)), (Some(Role::Operator), None, None));
         assert_eq!(auth.wait(here), None);
         let one = async |n: usize| auth.check(here, ["ana", "eve"][n % 2], &"Secret".into()).await;
         let all = futures_util::future::join_all((0..10).map(one)).await;
-        assert_eq!(all.iter().filter(|checked| **checked == Checked::Wrong).count(), 1, "{all:?}");
-        assert!(matches!(all.last(), Some(Checked::Wait(_))), "ten at a time: {all:?}");
+        assert_eq!(all.iter().filter(|checked| **checked == LoginResult::Wrong).count(), 1, "{all:?}");
+        assert!(matches!(all.last(), Some(LoginResult::Wait(_))), "ten at a time: {all:?}");
         assert!(auth.wait(here).is_some(), "{:?}", auth.wait(here));
         assert_eq!(auth.wait(there), None, "another address does not wait");
         let [one, same, other] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|text| text.parse().unwrap());
-        assert_eq!(auth.check(one, "ana", &"Secret".into()).await, Checked::Wrong);
+        assert_eq!(auth.check(one, "ana", &"Secret".into()).await, LoginResult::Wrong);
         assert!(auth.wait(same).is_some() && auth.wait(other).is_none(), "an IPv6 network waits as one");
         assert_eq!([1, 2, 5, 100].map(|count| delay(count).as_secs()), [1, 2, 16, 300]);
     }
 
     #[test]
     fn password_file_with_a_bad_line_is_refused_without_quoting_it() {
-        for (lines, why) in [("", "is empty"), ("hunter2", "line 1 is not an Argon2 hash"), ("\n$2y$05$abc", "line 2")]
-        {
+        for (lines, why) in [
+            ("", "is empty"),
+            ("hunter2", "line 1 is not an Argon2 hash"),
+            ("\n$2y$05$abc", "line 2"),
+            ("\u{feff}ana:hunter2", "begins with a byte-order mark"),
+        ] {
             let refused = auth(lines).err().unwrap();
             assert!(refused.contains(why) && !refused.contains("hunter2"), "{refused}");
         }
+    }
+
+    #[test]
+    fn password_file_that_never_ends_is_refused() {
+        let environment = vec![("WTW_CONSOLE_PASSWORD_FILE".into(), "/dev/zero".into())];
+        let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
+        let refused = Auth::new(&config.console, &CancellationToken::new()).err().unwrap();
+        assert_eq!(refused, "console.password_file: /dev/zero: is larger than 64 KiB");
+        let stopped = CancellationToken::new();
+        stopped.cancel();
+        let refused = Auth::new(&config.console, &stopped).err().unwrap();
+        assert_eq!(refused, "console.password_file: /dev/zero: was not read: interrupted");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The last reading of the dead-letter queues, shared by all viewers. The queues are read at most once a minute, or when
-//! somebody asks. Bodies are in a temporary file that disappears with the process.
+//! Keeps what was last read from the dead-letter queues, for all viewers. The queues are read at most once a minute, or when
+//! a viewer asks. Bodies are in a temporary file that disappears with the process.
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::broker::{Message, depths};
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::filter::Filter;
-use crate::dead_letters::list_entry::{ListEntry, Texts};
+use crate::dead_letters::list_entry::{Interner, ListEntry};
 use crate::dead_letters::scan::Scanned;
 use crate::dead_letters::{DeadLetters, Source};
 use crate::ledger::Digest;
@@ -24,16 +24,16 @@ use crate::message::dead_letter::{DeadLetter, published_to};
 use crate::message::export;
 use crate::message::retry_state::{EDITED, PastAttempt, RetryState, string};
 
-/// Age of the last reading from which a page starts another one.
-const FRESH: Duration = Duration::from_secs(60);
+/// A page starts another reading when the last one is older.
+const MAX_AGE: Duration = Duration::from_secs(60);
 /// Bytes of each body that are kept. The rest is read from the queue on request.
 pub(crate) const BODY: usize = 64 << 10;
 /// How long the count of an action waits for a reading.
 const COUNT_WAIT: Duration = Duration::from_secs(120);
-/// Age of an empty reading from which a page asks RabbitMQ whether the queues are still empty.
-const EMPTY_FRESH: Duration = Duration::from_secs(2);
+/// When an empty reading is older, a page asks RabbitMQ whether the queues are still empty.
+const MAX_AGE_WHEN_EMPTY: Duration = Duration::from_secs(2);
 /// How long a page waits for a running reading.
-const WAIT: Duration = Duration::from_secs(2);
+const READING_WAIT: Duration = Duration::from_secs(2);
 
 /// The result of one reading.
 pub(crate) struct Snapshot {
@@ -96,8 +96,9 @@ impl Index {
     /// The last reading. Starts another one when it is old, and waits a short time for the first one.
     pub(crate) async fn view(self: &Arc<Self>, tasks: &TaskTracker, stop: &CancellationToken) -> View {
         let last = self.snapshot();
-        let is_fresh = last.as_ref().is_some_and(|last| last.began.elapsed() < FRESH);
-        let was_empty = last.as_ref().is_some_and(|last| last.entries.is_empty() && last.began.elapsed() > EMPTY_FRESH);
+        let is_fresh = last.as_ref().is_some_and(|last| last.began.elapsed() < MAX_AGE);
+        let was_empty =
+            last.as_ref().is_some_and(|last| last.entries.is_empty() && last.began.elapsed() > MAX_AGE_WHEN_EMPTY);
         if !is_fresh || (was_empty && !self.are_queues_empty().await) {
             self.read(tasks, stop);
             if last.is_none_or(|last| last.entries.is_empty()) {
@@ -168,7 +169,7 @@ impl Index {
     async fn wait(&self) {
         let reading = lock(&self.reading).clone();
         if let Some(reading) = reading {
-            let _ = timeout(WAIT, reading.cancelled()).await;
+            let _ = timeout(READING_WAIT, reading.cancelled()).await;
         }
     }
 
@@ -205,7 +206,7 @@ impl Index {
                       CREATE TABLE detail(print BLOB PRIMARY KEY, properties TEXT, body BLOB, is_text INTEGER, digest BLOB) STRICT;
                       BEGIN;";
         details.execute_batch(tables).map_err(failed)?;
-        let (mut entries, mut texts, mut problem) = (Vec::new(), Texts::default(), None);
+        let (mut entries, mut texts, mut problem) = (Vec::new(), Interner::default(), None);
         let details = Mutex::new(details);
         let visit = |found: FetchedMessage| {
             self.seen.fetch_add(1, Ordering::Relaxed);

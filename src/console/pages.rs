@@ -29,7 +29,7 @@ use url::form_urlencoded;
 
 use super::App;
 use super::index::View;
-use super::safety::{Refused, Visitor, guard};
+use super::safety::{PostRefusal, Visitor, guard};
 use super::times::When;
 
 /// The style sheet.
@@ -175,14 +175,14 @@ pub(crate) fn show(page: &impl Template) -> Response {
 }
 
 /// The answer to a post that was refused.
-pub(crate) fn refused(app: &App, visitor: &Visitor, refused: &Refused, back: &str) -> Response {
+pub(crate) fn refused(app: &App, visitor: &Visitor, refused: &PostRefusal, back: &str) -> Response {
     let (status, text) = match refused {
-        Refused::Expired(_) => (
+        PostRefusal::Expired(_) => (
             StatusCode::FORBIDDEN,
             "The form had expired. Nothing was done: go back, load the page again, and repeat it.",
         ),
-        Refused::NotAllowed => (StatusCode::FORBIDDEN, "You may look, but not act. Nothing was done."),
-        Refused::Unreadable => {
+        PostRefusal::NotAllowed => (StatusCode::FORBIDDEN, "You may look, but not act. Nothing was done."),
+        PostRefusal::Unreadable => {
             (StatusCode::BAD_REQUEST, "The form was too large, or could not be read. Nothing was done.")
         }
     };

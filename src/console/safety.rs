@@ -16,10 +16,10 @@ use url::form_urlencoded;
 
 use super::App;
 use super::auth::{self, Role};
-use super::store::Session;
+use super::store::LoginSession;
 
 /// The largest form, in bytes: the largest body, each byte percent-encoded as three.
-const MOST_FORM: usize = 1 << 20;
+const MAX_FORM_BYTES: usize = 1 << 20;
 /// The name of the session's cookie.
 const SESSION: &str = "wtw_session";
 /// Content-Security-Policy: only our own style sheet, no frames, forms only to this console.
@@ -33,7 +33,7 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 /// The visitor of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Visitor {
-    pub(crate) session: Session,
+    pub(crate) session: LoginSession,
     pub(crate) role: Role,
     pub(crate) address: IpAddr,
     /// Whether actions are allowed in this console at all.
@@ -64,7 +64,7 @@ impl Form {
 }
 
 /// Why a post was refused.
-pub(crate) enum Refused {
+pub(crate) enum PostRefusal {
     /// The form belongs to another session or is old. The page shows the fields again.
     Expired(Form),
     /// The visitor may not act.
@@ -74,20 +74,20 @@ pub(crate) enum Refused {
 }
 
 /// Reads a post.
-pub(crate) async fn form(visitor: &Visitor, request: Request) -> Result<Form, Refused> {
-    let form = read(request).await.ok_or(Refused::Unreadable)?;
+pub(crate) async fn form(visitor: &Visitor, request: Request) -> Result<Form, PostRefusal> {
+    let form = read(request).await.ok_or(PostRefusal::Unreadable)?;
     if !auth::same(form.text("token"), &visitor.session.form) {
-        return Err(Refused::Expired(form));
+        return Err(PostRefusal::Expired(form));
     }
     if !visitor.can_act {
-        return Err(Refused::NotAllowed);
+        return Err(PostRefusal::NotAllowed);
     }
     Ok(form)
 }
 
 /// The fields of a post whose token was not checked yet.
 pub(crate) async fn read(request: Request) -> Option<Form> {
-    let body = to_bytes(request.into_body(), MOST_FORM).await.ok()?;
+    let body = to_bytes(request.into_body(), MAX_FORM_BYTES).await.ok()?;
     let fields = form_urlencoded::parse(&body).map(|(name, value)| (name.into_owned(), value.into_owned()));
     Some(Form(fields.collect()))
 }
@@ -216,7 +216,7 @@ fn visitor(
     let now = app.now().as_second();
     let cookie = cookie(headers);
     let known = cookie.map(|id| app.store.session(id, now)).transpose()?.flatten();
-    let of = |session: Session, role: Role| {
+    let of = |session: LoginSession, role: Role| {
         let can_act = role == Role::Operator && !app.config.console.read_only;
         Visitor { session, role, address, can_act }
     };
@@ -239,9 +239,9 @@ fn visitor(
 }
 
 /// Creates a session.
-pub(crate) fn new_session(app: &App, name: &str, login: &str) -> Result<Session, String> {
+pub(crate) fn new_session(app: &App, name: &str, login: &str) -> Result<LoginSession, String> {
     let name = crate::message::failure::shorten(name, 100);
-    let session = Session { id: auth::secret()?, name, login: login.to_owned(), form: auth::secret()? };
+    let session = LoginSession { id: auth::secret()?, name, login: login.to_owned(), form: auth::secret()? };
     app.store.begin_session(&session, app.now().as_second())?;
     Ok(session)
 }

@@ -22,18 +22,18 @@ CREATE TABLE IF NOT EXISTS item(
 CREATE TABLE IF NOT EXISTS check_mark(id TEXT PRIMARY KEY, found TEXT NOT NULL, who TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
 ";
 /// How long actions and check marks are kept, in seconds: as long as the audit stream.
-const KEPT: i64 = 90 * 86_400;
+const RETENTION_SECONDS: i64 = 90 * 86_400;
 /// How long a session may be idle, in seconds.
-const IDLE: i64 = 12 * 3_600;
+const MAX_IDLE_SECONDS: i64 = 12 * 3_600;
 /// The most sessions.
-const MOST_SESSIONS: i64 = 1_000;
+const MAX_SESSIONS: i64 = 1_000;
 
 /// The file, and the lock of the one console that uses it. The operating system frees the lock when the process ends.
 pub(crate) struct Store(Mutex<Connection>, #[expect(dead_code, reason = "it is held, not read")] File);
 
 /// A visitor's session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Session {
+pub(crate) struct LoginSession {
     pub(crate) id: String,
     pub(crate) name: String,
     /// How its visitor logged in, see [`Auth::role`](super::auth::Auth::role).
@@ -125,34 +125,34 @@ impl Store {
     /// Deletes what is too old.
     pub(crate) fn sweep(&self, now: i64) -> Result<(), String> {
         self.with(|db| {
-            db.execute("DELETE FROM login_session WHERE seen < ?1", [now - IDLE])?;
-            db.execute("DELETE FROM check_mark WHERE at < ?1", [now - KEPT])?;
+            db.execute("DELETE FROM login_session WHERE seen < ?1", [now - MAX_IDLE_SECONDS])?;
+            db.execute("DELETE FROM check_mark WHERE at < ?1", [now - RETENTION_SECONDS])?;
             // An action that was never confirmed is deleted after a day.
             let old = "(made < ?1 OR (state = 'counted' AND made < ?2))";
-            let bounds = params![now - KEPT, now - 86_400];
+            let bounds = params![now - RETENTION_SECONDS, now - 86_400];
             db.execute(&format!("DELETE FROM item WHERE action IN (SELECT id FROM action WHERE {old})"), bounds)?;
             db.execute(&format!("DELETE FROM action WHERE {old}"), bounds)?;
             Ok(())
         })
     }
 
-    pub(crate) fn begin_session(&self, session: &Session, now: i64) -> Result<(), String> {
+    pub(crate) fn begin_session(&self, session: &LoginSession, now: i64) -> Result<(), String> {
         self.with(|db| {
-            let Session { id, name, login, form } = session;
+            let LoginSession { id, name, login, form } = session;
             db.execute("INSERT INTO login_session VALUES(?1, ?2, ?3, ?4, ?5)", params![id, name, login, form, now])?;
             let oldest = "SELECT id FROM login_session ORDER BY seen DESC LIMIT -1 OFFSET ?1";
-            db.execute(&format!("DELETE FROM login_session WHERE id IN ({oldest})"), [MOST_SESSIONS])?;
+            db.execute(&format!("DELETE FROM login_session WHERE id IN ({oldest})"), [MAX_SESSIONS])?;
             Ok(())
         })
     }
 
-    pub(crate) fn session(&self, id: &str, now: i64) -> Result<Option<Session>, String> {
+    pub(crate) fn session(&self, id: &str, now: i64) -> Result<Option<LoginSession>, String> {
         self.with(|db| {
             let found = db
                 .prepare_cached("SELECT name, login, form, seen FROM login_session WHERE id = ?1 AND seen >= ?2")?
-                .query_row(params![id, now - IDLE], |row| {
+                .query_row(params![id, now - MAX_IDLE_SECONDS], |row| {
                     let session =
-                        Session { id: id.to_owned(), name: row.get(0)?, login: row.get(1)?, form: row.get(2)? };
+                        LoginSession { id: id.to_owned(), name: row.get(0)?, login: row.get(1)?, form: row.get(2)? };
                     Ok((session, row.get::<_, i64>(3)?))
                 })
                 .optional()?;
@@ -370,7 +370,7 @@ mod tests {
         assert!(store.items_from("a", "gone", 3, 10).unwrap().is_empty());
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
-        store.sweep(100 + KEPT + 1).unwrap();
+        store.sweep(100 + RETENTION_SECONDS + 1).unwrap();
         assert_eq!(store.action("a").unwrap(), None);
         std::fs::remove_file(path).unwrap();
     }
@@ -379,10 +379,10 @@ mod tests {
     async fn session_ends_after_a_long_idle_time() {
         let path = std::env::temp_dir().join(format!("console-{}.db", uuid::Uuid::now_v7()));
         let store = Store::open(&path).unwrap();
-        let session = Session { id: "s".into(), name: "ana".into(), login: "local".into(), form: "f".into() };
+        let session = LoginSession { id: "s".into(), name: "ana".into(), login: "local".into(), form: "f".into() };
         store.begin_session(&session, 1_000).unwrap();
-        assert_eq!(store.session("s", 1_000 + IDLE).unwrap(), Some(session));
-        assert_eq!(store.session("s", 1_001 + 2 * IDLE).unwrap(), None);
+        assert_eq!(store.session("s", 1_000 + MAX_IDLE_SECONDS).unwrap(), Some(session));
+        assert_eq!(store.session("s", 1_001 + 2 * MAX_IDLE_SECONDS).unwrap(), None);
         std::fs::remove_file(path).unwrap();
     }
 }

@@ -9,9 +9,9 @@ use crate::visible;
 /// The escaper of every template. HTML's special characters become entities. Characters that are invisible or change the
 /// direction of text are shown by name.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Shown;
+pub(crate) struct VisibleEscaper;
 
-impl Escaper for Shown {
+impl Escaper for VisibleEscaper {
     fn write_escaped_str<W: fmt::Write>(&self, mut to: W, text: &str) -> fmt::Result {
         text.chars().try_for_each(|c| self.write_escaped_char(&mut to, c))
     }
@@ -49,7 +49,7 @@ mod tests {
 
     fn shown(text: &str) -> String {
         let mut out = String::new();
-        Shown.write_escaped_str(&mut out, text).unwrap();
+        VisibleEscaper.write_escaped_str(&mut out, text).unwrap();
         out
     }
 

@@ -129,7 +129,7 @@ pub struct Reply {
     pub retry_after: Option<String>,
     /// The part of the body that was read.
     pub body: Vec<u8>,
-    /// Whether the answer ended before the end of its body.
+    /// Whether a part of the body is missing: the answer was cut off, or is too long.
     pub is_cut: bool,
 }
 
@@ -287,16 +287,6 @@ fn old_date(text: &str) -> Option<Timestamp> {
     let forms = ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
     let date = forms.iter().find_map(|form| jiff::civil::DateTime::strptime(form, text).ok())?;
     date.to_zoned_datetime(jiff::tz::TimeZone::UTC).ok().map(|at| at.timestamp())
-}
-
-/// Whether a tokenInformation.php answer accepts the token; none when the answer says neither yes nor no.
-#[must_use]
-pub fn token_accepted(result: &HttpResult) -> Option<bool> {
-    match verdict(result)?.code {
-        200 => Some(true),
-        401 | 403 => Some(false),
-        _ => None,
-    }
 }
 
 /// When a token's daily quota is reset, from a tokenInformation.php answer; none when it is refused, not understood, or 0.

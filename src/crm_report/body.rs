@@ -8,7 +8,7 @@ use super::test_task::{ID, id_of};
 /// A byte-order mark as text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 /// How many `{` of a body are tried as the beginning of its JSON object.
-const MOST_TRIES: usize = 200;
+const MAX_TRIES: usize = 200;
 
 /// Whether a body is clean JSON, and what is before its JSON if it is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Body {
     /// Reads a body.
     pub(crate) fn read(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes);
-        for (start, _) in text.match_indices('{').take(MOST_TRIES) {
+        for (start, _) in text.match_indices('{').take(MAX_TRIES) {
             let (before, object) = text.split_at(start);
             if let Ok(Value::Object(object)) = serde_json::from_str(object) {
                 let form = match before.trim() {

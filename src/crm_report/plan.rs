@@ -37,7 +37,7 @@ const ACTIVITIES: &str = "wolkvox_activities";
 
 /// The options of a report.
 #[derive(Clone, Copy, Debug)]
-pub struct Choices {
+pub struct ReportOptions {
     /// How long the search for the task may take.
     pub search_for: Duration,
     /// Whether to also send a task without a required field, which a lenient account creates.
@@ -56,7 +56,7 @@ pub struct ReportPlan {
     body: String,
     /// Where the task has its reference, and the reference.
     reference: Option<(&'static str, Reference)>,
-    choices: Choices,
+    options: ReportOptions,
 }
 
 impl ReportPlan {
@@ -72,7 +72,7 @@ impl ReportPlan {
         mark: &str,
         message_id: &str,
         now: Timestamp,
-        choices: Choices,
+        options: ReportOptions,
     ) -> Result<Self, Failure> {
         let name = format!("TEST wolkvox-task-worker {mark}");
         let description = format!("Test of wolkvox-task-worker crm-report. Please delete. {BEFORE_ACCENTS}{ACCENTS}");
@@ -101,7 +101,7 @@ impl ReportPlan {
         let payload = serde_json::to_value(payload).unwrap_or_default();
         let fields = payload.get("fields").and_then(Value::as_object).cloned().unwrap_or_default();
         let name = fields.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        Ok(Self { operation, name, fields, body: payload.to_string(), reference, choices })
+        Ok(Self { operation, name, fields, body: payload.to_string(), reference, options })
     }
 
     /// The body of the one task, indented.
@@ -136,13 +136,13 @@ impl ReportPlan {
     #[must_use]
     pub fn calls(&self) -> usize {
         let further = self.rounds().len() * FURTHER_ROUND;
-        OTHER_CALLS + FIRST_ROUND + further + usize::from(self.choices.try_missing_field)
+        OTHER_CALLS + FIRST_ROUND + further + usize::from(self.options.try_missing_field)
     }
 
     /// Whether a second task may be created.
     #[must_use]
     pub fn tries_missing_field(&self) -> bool {
-        self.choices.try_missing_field
+        self.options.try_missing_field
     }
 
     /// A field of the task, as it is sent.
@@ -153,7 +153,7 @@ impl ReportPlan {
 
     /// When the further rounds of the search begin, as times after the answer to the task.
     pub(super) fn rounds(&self) -> Vec<Duration> {
-        match self.choices.search_for {
+        match self.options.search_for {
             Duration::ZERO => Vec::new(),
             whole => FURTHER_ROUNDS.iter().map(|percent| whole * *percent / 100).collect(),
         }

@@ -1,4 +1,4 @@
-//! What a report shows of answers and requests. Pure.
+//! Decides what a report shows of answers and requests. Pure.
 //!
 //! Without `--full` a report shows only known members and words, counters, and the values of the test task. Everything else
 //! is replaced by its kind and length. With `--full` a report shows everything but [`Secrets`].
@@ -12,7 +12,7 @@ use super::body::{Body, Form};
 use super::plan::ReportPlan;
 use super::run::Run;
 use super::secrets::{REMOVED, Secrets, is_secret_name};
-use super::test_task::{ID, OwnTask, id_of};
+use super::test_task::{ID, TestTask, id_of};
 use crate::config;
 use words::Words;
 
@@ -48,7 +48,7 @@ const LABELS: [&str; 2] = ["[token]", REMOVED];
 
 /// A body as it is shown.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Shown {
+pub(super) struct RedactedBody {
     pub(super) text: String,
     /// Nothing was cut off.
     pub(super) is_whole: bool,
@@ -62,15 +62,21 @@ pub(super) struct Redactor<'a> {
     secrets: &'a Secrets,
     words: Words,
     /// The tasks that the report created.
-    own: OwnTask,
+    own: TestTask,
     /// Their ids, where they look like ids.
     ids: Vec<String>,
-    full: bool,
+    is_full: bool,
 }
 
 impl<'a> Redactor<'a> {
-    /// `full` shows personal data, and never secrets.
-    pub(super) fn new(plan: &'a ReportPlan, config: &config::Crm, run: &Run, secrets: &'a Secrets, full: bool) -> Self {
+    /// `is_full` shows personal data, and never secrets.
+    pub(super) fn new(
+        plan: &'a ReportPlan,
+        config: &config::Crm,
+        run: &Run,
+        secrets: &'a Secrets,
+        is_full: bool,
+    ) -> Self {
         let field = |name: &str| plan.field(name).unwrap_or_default().to_owned();
         let mut own = vec![
             (plan.operation.clone(), "[operation]"),
@@ -90,26 +96,26 @@ impl<'a> Redactor<'a> {
         let ids = created.iter().cloned().chain(found);
         let ids = ids.filter(|id| is_id(id) && secrets.scrub(id) == *id).collect();
         let words = Words::new(own, secrets.words());
-        let own = OwnTask::new([plan.name.clone(), plan.name_without_field()], created);
-        Self { plan, secrets, words, own, ids, full }
+        let own = TestTask::new([plan.name.clone(), plan.name_without_field()], created);
+        Self { plan, secrets, words, own, ids, is_full }
     }
 
     /// Words of the CRM, or of a proxy or firewall in front of it.
     pub(super) fn text(&self, text: &str) -> String {
         let text = self.secrets.scrub(text);
-        if self.full { text } else { self.words.mask(&text, &LABELS) }
+        if self.is_full { text } else { self.words.mask(&text, &LABELS) }
     }
 
     /// A value of the configuration or of the task.
     pub(super) fn own(&self, value: &str) -> String {
-        let placeholder = self.words.placeholder(value).filter(|_| !self.full);
+        let placeholder = self.words.placeholder(value).filter(|_| !self.is_full);
         placeholder.map_or_else(|| value.to_owned(), str::to_owned)
     }
 
     /// The address of the server, which may have the operation in its name.
     pub(super) fn server(&self, server: &str) -> String {
         let has_operation = server.to_lowercase().contains(&self.plan.operation.to_lowercase());
-        match !self.full && !self.plan.operation.is_empty() && has_operation {
+        match !self.is_full && !self.plan.operation.is_empty() && has_operation {
             true => self.words.mask(server, &LABELS),
             false => server.to_owned(),
         }
@@ -117,7 +123,7 @@ impl<'a> Redactor<'a> {
 
     /// The id of a task that the report created, where it has the form of an id.
     pub(super) fn id(&self, id: &str) -> String {
-        match self.full {
+        match self.is_full {
             true => self.secrets.scrub(id),
             false if self.ids.iter().any(|own| own == id) => id.to_owned(),
             false => json::length_of(id),
@@ -126,7 +132,7 @@ impl<'a> Redactor<'a> {
 
     /// Name and value of a header.
     pub(super) fn header(&self, name: &str, value: &str) -> [String; 2] {
-        if self.full {
+        if self.is_full {
             let value = if is_secret_header(name) { REMOVED.to_owned() } else { self.secrets.scrub(value) };
             return [self.secrets.scrub(name), value];
         }
@@ -143,16 +149,16 @@ impl<'a> Redactor<'a> {
     /// The body of a request.
     pub(super) fn request(&self, body: &str) -> String {
         match serde_json::from_str(body) {
-            Ok(value) if !self.full => json::request(self, value).to_string(),
+            Ok(value) if !self.is_full => json::request(self, value).to_string(),
             _ => self.secrets.scrub(body),
         }
     }
 
     /// The body of an answer. In that of a search, tasks of others are left out.
-    pub(super) fn body(&self, bytes: &[u8], is_search: bool) -> Shown {
+    pub(super) fn body(&self, bytes: &[u8], is_search: bool) -> RedactedBody {
         let body = Body::read(bytes);
         let whole = String::from_utf8_lossy(bytes);
-        let (text, left_out) = match (self.full, body.form) {
+        let (text, left_out) = match (self.is_full, body.form) {
             (true, Form::NoJson) => (self.secrets.scrub(&whole), 0),
             (true, _) => {
                 let original = whole.get(body.before.len()..).unwrap_or_default();
@@ -174,8 +180,10 @@ impl<'a> Redactor<'a> {
             }
         };
         match text.char_indices().find(|(at, _)| *at >= MAX_BODY) {
-            Some((at, _)) => Shown { text: text.get(..at).unwrap_or_default().to_owned(), is_whole: false, left_out },
-            None => Shown { text, is_whole: true, left_out },
+            Some((at, _)) => {
+                RedactedBody { text: text.get(..at).unwrap_or_default().to_owned(), is_whole: false, left_out }
+            }
+            None => RedactedBody { text, is_whole: true, left_out },
         }
     }
 

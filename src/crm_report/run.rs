@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{Body, time};
 use super::plan::{MAX_CALLS, ReportPlan};
-use super::test_task::{CREATED, ID, OwnTask};
+use super::test_task::{CREATED, ID, TestTask};
 use crate::clock::Clock;
 use crate::crm::classify::{Classified, HttpResult, Outcome, classify};
 use crate::crm::exchange::{Call, Exchanger, HttpExchange};
@@ -39,7 +39,7 @@ pub(super) struct Step {
     pub(super) name: &'static str,
     pub(super) call: Call,
     /// Whether it was sent with the configured token.
-    pub(super) own_token: bool,
+    pub(super) has_own_token: bool,
     pub(super) at: Timestamp,
     /// How long after the answer to the insert it was sent.
     pub(super) after_insert: Option<Duration>,
@@ -90,7 +90,7 @@ impl Step {
 
 /// Why a run ended before its end.
 #[derive(Clone, Debug)]
-pub(super) struct Stopped {
+pub(super) struct StopReason {
     pub(super) why: String,
     /// The words of the CRM.
     pub(super) said: Option<String>,
@@ -98,7 +98,7 @@ pub(super) struct Stopped {
     pub(super) advice: Option<&'static str>,
 }
 
-impl Stopped {
+impl StopReason {
     fn new(why: impl Into<String>) -> Self {
         Self { why: why.into(), said: None, advice: None }
     }
@@ -108,7 +108,7 @@ impl Stopped {
 #[derive(Clone, Debug, Default)]
 pub struct Run {
     pub(super) steps: Vec<Step>,
-    pub(super) stopped: Option<Stopped>,
+    pub(super) stopped: Option<StopReason>,
     /// The call that is being sent, whose answer is not known yet.
     pub(super) sending: Option<&'static str>,
 }
@@ -150,7 +150,7 @@ pub async fn run(
     observer: &Observer<'_>,
 ) -> Run {
     let Some(token) = tokens.first() else {
-        return Run { stopped: Some(Stopped::new("crm.tokens is empty")), ..Run::default() };
+        return Run { stopped: Some(StopReason::new("crm.tokens is empty")), ..Run::default() };
     };
     // In some encodings a character of a token takes six bytes.
     let reserve = tokens.iter().map(|token| token.expose_secret().len() * 6).max().unwrap_or_default();
@@ -175,20 +175,20 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    async fn all(&mut self) -> Result<(), Stopped> {
+    async fn all(&mut self) -> Result<(), StopReason> {
         let counter = self.step("counter_before", self.plan.counter()).await?;
         if let Some(stopped) = counter.and_then(reason_to_stop) {
             return Err(stopped);
         }
         if self.step("insert", self.plan.insert()).await?.is_none() {
-            return Err(Stopped::new("interrupted before the task was sent"));
+            return Err(StopReason::new("interrupted before the task was sent"));
         }
         self.inserted = Some(Instant::now());
         self.step("counter_after", self.plan.counter()).await?;
         let Some(inserted) =
             self.run.step("insert").filter(|step| !matches!(step.exchange.result, HttpResult::NotSent(_)))
         else {
-            return Err(Stopped::new("the task was not sent"));
+            return Err(StopReason::new("the task was not sent"));
         };
         // If a refusal has an id, the task may exist anyway.
         if matches!(inserted.classified.outcome, Outcome::Created | Outcome::Unknown)
@@ -203,11 +203,11 @@ impl Runner<'_> {
             self.step("missing_field", self.plan.insert_without_field()).await?;
         }
         self.step("counter_end", self.plan.counter()).await?;
-        if self.stop.is_cancelled() { Err(Stopped::new("interrupted")) } else { Ok(()) }
+        if self.stop.is_cancelled() { Err(StopReason::new("interrupted")) } else { Ok(()) }
     }
 
     /// Looks for the task until it is found, at most for as long as was planned.
-    async fn search(&mut self) -> Result<(), Stopped> {
+    async fn search(&mut self) -> Result<(), StopReason> {
         let plan = self.plan;
         let id = self.run.inserted_id();
         let mut found = self.query(id.as_deref()).await?;
@@ -228,7 +228,7 @@ impl Runner<'_> {
     }
 
     /// Asks by id and by name; returns the task where one of them finds it.
-    async fn query(&mut self, id: Option<&str>) -> Result<Option<Map<String, Value>>, Stopped> {
+    async fn query(&mut self, id: Option<&str>) -> Result<Option<Map<String, Value>>, StopReason> {
         let plan = self.plan;
         let by_id = match id {
             Some(id) => self.step("query_by_id", plan.query(ID, id)).await?,
@@ -239,7 +239,7 @@ impl Runner<'_> {
         Ok(by_id.or_else(|| by_name.and_then(|step| step.found.clone())))
     }
 
-    async fn step(&mut self, name: &'static str, call: Call) -> Result<Option<&Step>, Stopped> {
+    async fn step(&mut self, name: &'static str, call: Call) -> Result<Option<&Step>, StopReason> {
         self.send(name, call, self.token, true).await
     }
 
@@ -249,8 +249,8 @@ impl Runner<'_> {
         name: &'static str,
         call: Call,
         token: &SecretString,
-        own_token: bool,
-    ) -> Result<Option<&Step>, Stopped> {
+        has_own_token: bool,
+    ) -> Result<Option<&Step>, StopReason> {
         if self.stop.is_cancelled() || self.run.steps.len() >= MAX_CALLS {
             return Ok(None);
         }
@@ -262,24 +262,24 @@ impl Runner<'_> {
         let after_insert = self.inserted.map(|inserted| inserted.elapsed());
         let exchange = self.exchanger.send(&call, token).await;
         self.run.sending = None;
-        let exchange = exchange.map_err(|why| Stopped::new(format!("{name} cannot be sent: {why}")))?;
+        let exchange = exchange.map_err(|why| StopReason::new(format!("{name} cannot be sent: {why}")))?;
         let mut classified = classify(&exchange.result, self.clock.now());
         drop_cut_end(&mut classified, self.reserve);
         let body = match &exchange.result {
             HttpResult::Reply(reply) => Body::read(&reply.body),
             HttpResult::NotSent(_) | HttpResult::NoAnswer(_) => Body::read(&[]),
         };
-        let own = OwnTask::new([self.plan.name.clone()], self.run.inserted_id());
+        let own = TestTask::new([self.plan.name.clone()], self.run.inserted_id());
         let found = match call {
             Call::Query(_) | Call::QueryDates(_) => body.object.values().find_map(|value| own.record(value)),
             Call::Insert(_) | Call::TokenInformation(_) => None,
         };
-        self.run.steps.push(Step { name, call, own_token, at, after_insert, exchange, classified, body, found });
+        self.run.steps.push(Step { name, call, has_own_token, at, after_insert, exchange, classified, body, found });
         Ok(self.run.steps.last())
     }
 }
 
-/// Removes the end of a text that was cut: part of a token there is not recognised as a secret.
+/// Removes the end of a text that was cut. It can hold a part of a token, which is not recognised as a secret.
 fn drop_cut_end(classified: &mut Classified, reserve: usize) {
     let Some(message) = classified.message.take_if(|message| message.ends_with(CUT)) else { return };
     let kept = shorten(&message, message.len().saturating_sub(reserve));
@@ -290,7 +290,7 @@ fn drop_cut_end(classified: &mut Classified, reserve: usize) {
 }
 
 /// Why no task is sent after this answer of tokenInformation.php.
-fn reason_to_stop(step: &Step) -> Option<Stopped> {
+fn reason_to_stop(step: &Step) -> Option<StopReason> {
     let advice = match step.classified.outcome {
         Outcome::Created | Outcome::Rejected => return None,
         Outcome::Throttled => "Stop the other programs that use this token for a minute, then try again.",
@@ -303,7 +303,7 @@ fn reason_to_stop(step: &Step) -> Option<Stopped> {
     };
     let reason = step.reason();
     let why = format!("tokenInformation.php was asked first, and no task was sent: {reason}.");
-    Some(Stopped { why, said: step.said().map(ToOwned::to_owned), advice: Some(advice) })
+    Some(StopReason { why, said: step.said().map(ToOwned::to_owned), advice: Some(advice) })
 }
 
 /// The dates for `queryDates.php`: two minutes around the time of creation if it is known. Otherwise 15 hours around now in

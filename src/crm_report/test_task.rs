@@ -19,12 +19,12 @@ pub(crate) fn id_of(value: &Value) -> Option<String> {
 }
 
 /// The names and ids by which the test task is recognised.
-pub(crate) struct OwnTask {
+pub(crate) struct TestTask {
     names: Vec<String>,
     ids: Vec<String>,
 }
 
-impl OwnTask {
+impl TestTask {
     /// A task with one of these names, or one of these ids.
     pub(crate) fn new(names: impl IntoIterator<Item = String>, ids: impl IntoIterator<Item = String>) -> Self {
         let names = names.into_iter().map(|name| name.to_lowercase()).collect();
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn task_is_found_in_an_answer_of_any_form() {
-        let task = OwnTask::new(["TEST 1".to_owned()], ["64b1f0c2a9".to_owned(), "20".to_owned()]);
+        let task = TestTask::new(["TEST 1".to_owned()], ["64b1f0c2a9".to_owned(), "20".to_owned()]);
         let own = json!({"name": "TEST 1", "x": 1});
         let other = json!({"name": "TEST 12", "x": 1});
         for (answer, members) in [

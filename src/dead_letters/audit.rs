@@ -18,11 +18,11 @@ use crate::broker::{Properties, Publish as _, stream};
 use crate::clock::rfc3339;
 
 /// The most ids in a record.
-pub const MOST_IDS: usize = 100;
+pub const MAX_IDS: usize = 100;
 /// The most records that a reading returns, the newest.
-const MOST_RECORDS: usize = 2_000;
+const MAX_RECORDS: usize = 2_000;
 /// Time limit for writing a record.
-const PATIENCE: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The result of an action whose end is not on record.
 pub(crate) const BEGUN: &str = "begun, and not ended: it still runs, or was killed";
 
@@ -111,7 +111,7 @@ impl DeadLetters {
     /// already done.
     pub async fn audit(&self, record: Record) {
         let Record { action, what, who, from, filter, count, done, skipped, reason, edited, result, .. } = &record;
-        let ids = record.ids.iter().take(MOST_IDS).map(String::as_str).collect::<Vec<_>>().join(",");
+        let ids = record.ids.iter().take(MAX_IDS).map(String::as_str).collect::<Vec<_>>().join(",");
         tracing::info!(action, what, who, from, filter, ids, count, done, skipped, reason, edited, result, "audit");
         if let Err(why) = self.record(record).await {
             let stream = self.queues.audit.as_str();
@@ -125,11 +125,11 @@ impl DeadLetters {
     /// Why it may not be there.
     pub(crate) async fn record(&self, mut record: Record) -> Result<(), String> {
         record.at = rfc3339(self.clock.now());
-        record.ids.truncate(MOST_IDS);
+        record.ids.truncate(MAX_IDS);
         let body = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
         let publisher = Publisher::new(Arc::clone(&self.connector), "audit", TaskTracker::new());
         let properties = Properties::default().with_content_type("application/json".into());
-        let written = timeout(PATIENCE, publisher.publish(&self.queues.audit, &body, properties)).await;
+        let written = timeout(WRITE_TIMEOUT, publisher.publish(&self.queues.audit, &body, properties)).await;
         publisher.close().await;
         written.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())
     }
@@ -143,7 +143,7 @@ impl DeadLetters {
         let read = stream::read(&self.connector, &self.queues.audit, |body| {
             if let Ok(record) = serde_json::from_slice(body) {
                 records.push_front(record);
-                records.truncate(MOST_RECORDS);
+                records.truncate(MAX_RECORDS);
             }
         });
         read.await.map_err(|error| error.message)?;

@@ -2,10 +2,10 @@
 //! values. Pure.
 
 use crate::message::dead_letter::DeadLetter;
-use crate::message::failure::shorten;
+use crate::message::failure::{CUT, shorten};
 
 /// Longest cause, in bytes.
-const CAUSE: usize = 200;
+const MAX_CAUSE_BYTES: usize = 200;
 
 /// The cause by which messages are grouped: the CRM's code and words, or else the reason without its values; with the
 /// rule's name in front.
@@ -26,7 +26,7 @@ pub fn of(dead_letter: &DeadLetter, rule: Option<&str>) -> String {
         Some(_) => format!("{named}: {cause}"),
         None => cause,
     };
-    shorten(&cause, CAUSE)
+    shorten(&cause, MAX_CAUSE_BYTES)
 }
 
 /// The first field that the reason of a message names: `completion_date: is …`.
@@ -45,16 +45,21 @@ pub fn field(dead_letter: &DeadLetter) -> Option<&str> {
 /// A text without its values: quoted text becomes `"…"`; numbers, ids and dates become `N`.
 #[must_use]
 pub fn normalised(text: &str) -> String {
-    let mut left = String::with_capacity(text.len().min(CAUSE * 2));
+    let mut left = String::with_capacity(text.len().min(MAX_CAUSE_BYTES * 2));
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
-        if left.len() > CAUSE * 2 {
+        if left.len() > MAX_CAUSE_BYTES * 2 {
             break;
         }
         match c {
             '"' | '`' => {
                 quoted(&mut rest, c);
                 left.push_str("\"…\"");
+            }
+            // In a path, as in `body.items[0]`, a bracket follows a name.
+            '[' | '{' if !left.ends_with(char::is_alphanumeric) => {
+                listed(&mut rest);
+                left.push('N');
             }
             c if c.is_whitespace() || c.is_control() => {
                 if !left.ends_with(' ') {
@@ -87,11 +92,32 @@ fn quoted(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, mark: char) {
     }
 }
 
-/// A word, or `N` if it contains a digit and is no name of an encoding. Punctuation after it stays.
+/// Skips a list or an object up to its closing bracket, or up to the mark where it was shortened. A bracket that never closes
+/// is skipped alone.
+fn listed(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) {
+    let (mut within, mut depth) = (rest.clone(), 1_usize);
+    while depth > 0 {
+        match within.next() {
+            Some('"') => quoted(&mut within, '"'),
+            Some('[' | '{') => depth += 1,
+            Some(']' | '}') => depth -= 1,
+            Some(_) => {}
+            None if !rest.clone().any(|c| c == CUT) => return,
+            None => {
+                let _ = rest.find(|c| *c == CUT);
+                rest.next_if(|c| matches!(c, ']' | '}'));
+                return;
+            }
+        }
+    }
+    *rest = within;
+}
+
+/// A word, or `N` if it is a user or contains a digit, and is no name of an encoding. Punctuation after it stays.
 fn without_value(word: &str) -> String {
     let end = word.trim_end_matches(['-', ':', '.', '+', '@']);
     let marks = word.get(end.len()..).unwrap_or_default();
-    match end.chars().any(|c| c.is_numeric()) && !end.starts_with("UTF-") {
+    match end.chars().any(|c| c.is_numeric() || c == '@') && !end.starts_with("UTF-") {
         true => format!("N{marks}"),
         false => word.to_owned(),
     }
@@ -101,6 +127,8 @@ fn without_value(word: &str) -> String {
 mod tests {
     use super::*;
     use crate::broker::Message;
+    use crate::config::UnknownFields;
+    use crate::message::task::decode;
 
     #[test]
     fn cause_leaves_values_out() {
@@ -123,12 +151,28 @@ mod tests {
                 "the body is UTF-16 text, N bytes",
             ),
             ("order 0190c2f0-7b1e-7a4e", "order 77aa-1", "order N"),
+            ("name: is [1,2]; a string", "name: is [1,[\"]\",{\"a\":2}],3]; a string", "name: is N; a string"),
+            ("name: is {}; a string", "name: is [[\"aaa…]; a string", "name: is N; a string"),
+            ("code [ 7", "code [ 8", "code N N"),
+            ("body.items[0] is null", "body.items[10] is null", "body.items[N] is null"),
+            ("the owner agent@demo is inactive", "the owner ana@demo is inactive", "the owner N is inactive"),
         ] {
             assert_eq!(normalised(one), cause);
             assert_eq!(normalised(other), cause);
         }
+        for [priority, remember] in
+            [["\"low\u{e9}\"", "\"yes\""], ["\"LONG\"", "[\"LONG\",{}]"], ["\"LONG\\ud800\"", "{\"LONG\":1}"]]
+        {
+            let body = format!("{{\"priority\":{priority},\"remember\":{remember}}}").replace("LONG", &"x".repeat(200));
+            let decoded = decode(body.as_bytes(), UnknownFields::Reject).unwrap();
+            let problems: Vec<String> = decoded.problems.iter().map(ToString::to_string).collect();
+            let cause = normalised(&problems.join("; "));
+            assert!(cause.starts_with("priority: is \"…\"") && !cause.contains("xx"), "{cause}");
+            assert!(cause.ends_with("; true or false is allowed, without quotes"), "{cause}");
+            assert!(cause.contains("; remember: is "), "{cause}");
+        }
         assert_eq!(normalised("THE OWNER\nIS  INACTIVE"), "THE OWNER IS INACTIVE");
-        assert!(normalised(&"word ".repeat(10_000)).len() < CAUSE * 3);
+        assert!(normalised(&"word ".repeat(10_000)).len() < MAX_CAUSE_BYTES * 3);
         assert_eq!(normalised("an open \"quotation"), "an open \"…\"");
     }
 

@@ -22,7 +22,7 @@ const DISCARD_REASON: &str = "x-wtw-discard-reason";
 /// Headers that only a discarded message has.
 const OF_DISCARDED: [&str; 3] = [DISCARDED_AT, DISCARDED_FROM, DISCARD_REASON];
 /// Longest reason of a discard, in bytes.
-const REASON: usize = 500;
+const MAX_REASON_BYTES: usize = 500;
 
 /// An operator's edit of a message that is replayed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub(super) fn discarded(found: &FetchedMessage, from: &str, action: &str, reason
         (ACTION, text(action)),
         (DISCARDED_AT, text(&rfc3339(at))),
         (DISCARDED_FROM, text(from)),
-        (DISCARD_REASON, text(&shorten(reason, REASON))),
+        (DISCARD_REASON, text(&shorten(reason, MAX_REASON_BYTES))),
     ];
     if let Some(reason) = found.dead_letter.kind.strip_prefix(BROKER_KIND) {
         add.push((BROKER_REASON, text(reason)));

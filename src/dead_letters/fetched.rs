@@ -39,8 +39,8 @@ impl FetchedMessage {
     }
 }
 
-/// Adds what the queue says to what the headers say: a message that RabbitMQ dead-lettered is in doubt, and its reason gets
-/// the prefix.
+/// Completes the facts from the headers with those from the queue. A message that RabbitMQ dead-lettered is in doubt, and its
+/// reason gets the prefix [`BROKER_KIND`].
 fn complete(dead_letter: &mut DeadLetter, source: Source, message: &Message) {
     if let Some(id) = message.header("x-wtw-message-id").and_then(string) {
         dead_letter.published_as = dead_letter.message_id.replace(id.clone()).filter(|theirs| *theirs != id);

@@ -223,7 +223,7 @@ mod tests {
     use crate::broker::{HeaderValue, Headers, Message, Properties};
     use crate::dead_letters::Source;
     use crate::dead_letters::fetched::FetchedMessage;
-    use crate::dead_letters::list_entry::Texts;
+    use crate::dead_letters::list_entry::Interner;
     use crate::message::retry_state::{number, text};
 
     fn entry(id: Option<&str>, kind: &str, reason: &str, failed_at: Option<&str>) -> (ListEntry, Vec<u8>) {
@@ -241,7 +241,7 @@ mod tests {
         }
         let body = r#"{"name":"Ñandú","customer":{"id":17}}"#.as_bytes().to_vec();
         let message = Message { body: body.clone(), properties, ..Message::default() };
-        (ListEntry::new(&FetchedMessage::new(Source::Dead, Box::new(message)), &mut Texts::default()), body)
+        (ListEntry::new(&FetchedMessage::new(Source::Dead, Box::new(message)), &mut Interner::default()), body)
     }
 
     #[test]

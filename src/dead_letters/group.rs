@@ -9,10 +9,10 @@ use serde::Serialize;
 use super::list_entry::ListEntry;
 
 /// The most groups. Further messages are counted by kind only.
-const MOST_GROUPS: usize = 1_000;
+const MAX_GROUPS: usize = 1_000;
 /// The most ids that a group lists.
-const EXAMPLES: usize = 3;
-/// The cause of messages beyond [`MOST_GROUPS`].
+const MAX_EXAMPLES: usize = 3;
+/// The cause of messages beyond [`MAX_GROUPS`].
 const OTHERS: &str = "(various other causes)";
 
 /// Messages of one kind with one cause.
@@ -55,7 +55,7 @@ impl Groups {
     /// Counts a message.
     pub fn add(&mut self, entry: &ListEntry) {
         let mut key = (Arc::clone(&entry.kind), Arc::clone(&entry.cause));
-        if self.0.len() >= MOST_GROUPS && !self.0.contains_key(&key) {
+        if self.0.len() >= MAX_GROUPS && !self.0.contains_key(&key) {
             key.1 = OTHERS.into();
         }
         let group = self.0.entry(key).or_insert_with_key(|(kind, cause)| Group {
@@ -79,11 +79,11 @@ impl Groups {
             group.oldest = Some(group.oldest.map_or(at, |oldest| oldest.min(at)));
             group.newest = Some(group.newest.map_or(at, |newest| newest.max(at)));
         }
-        if group.ids.len() < EXAMPLES {
+        if group.ids.len() < MAX_EXAMPLES {
             group.ids.push(entry.id.to_string());
         }
         if let Some(reason) = entry.discard_reason.as_deref()
-            && group.discard_reasons.len() < EXAMPLES
+            && group.discard_reasons.len() < MAX_EXAMPLES
             && !group.discard_reasons.iter().any(|known| known == reason)
         {
             group.discard_reasons.push(reason.to_owned());
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
     use crate::dead_letters::Source;
     use crate::dead_letters::fetched::FetchedMessage;
-    use crate::dead_letters::list_entry::Texts;
+    use crate::dead_letters::list_entry::Interner;
 
     fn entry(kind: &str, cause: &str, at: Option<&str>, possibly_created: bool) -> ListEntry {
         let found = FetchedMessage::new(Source::Dead, Box::default());
@@ -113,7 +113,7 @@ mod tests {
             cause: cause.into(),
             failed_at: at.map(|at| at.parse().unwrap()),
             possibly_created,
-            ..ListEntry::new(&found, &mut Texts::default())
+            ..ListEntry::new(&found, &mut Interner::default())
         }
     }
 
@@ -152,12 +152,12 @@ mod tests {
     #[test]
     fn counter_bounds_the_number_of_groups() {
         let mut groups = Groups::default();
-        for n in 0..MOST_GROUPS + 10 {
+        for n in 0..MAX_GROUPS + 10 {
             groups.add(&entry("rejected", &n.to_string(), None, false));
         }
         let groups = groups.sorted();
-        assert_eq!(groups.len(), MOST_GROUPS + 1);
-        assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), MOST_GROUPS as u64 + 10);
+        assert_eq!(groups.len(), MAX_GROUPS + 1);
+        assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), MAX_GROUPS as u64 + 10);
         assert_eq!(groups.first().map(|group| group.count), Some(10), "{:?}", groups.first());
     }
 }

@@ -24,7 +24,12 @@ pub enum LedgerAccess {
         is_complete: bool,
     },
     /// Ask the workers.
-    Workers(Workers),
+    Workers {
+        /// Workers of the queue.
+        workers: Workers,
+        /// No other worker may have a ledger of the queue: all workers answer.
+        is_complete: bool,
+    },
     /// It cannot be asked, for this reason.
     Unavailable(String),
 }
@@ -45,7 +50,6 @@ pub enum CreationState {
 impl LedgerAccess {
     /// Finds out how the ledger of a configuration can be asked.
     pub async fn open(config: &Config) -> Self {
-        let workers = || Self::Workers(Workers::new(config.console.workers.clone()));
         let Some(operation) = config.crm.operation.clone() else {
             return Self::Unavailable("crm.operation is not set".to_owned());
         };
@@ -55,19 +59,28 @@ impl LedgerAccess {
             LedgerStore::Redis(_) => true,
         };
         if !is_here {
-            return workers();
+            return Self::through_workers(config).await;
         }
         match ReadOnlyLedger::open(&config.ledger).await {
             Ok(ledger) => {
                 let queue = config.broker.queue.clone();
                 let is_shared = matches!(config.ledger.store, LedgerStore::Redis(_));
                 let all = Workers::new(config.console.workers.clone());
-                let workers = if is_shared { None } else { all.of_queue(&queue).await };
+                let workers = if is_shared { None } else { all.of_queue(&queue).await.ok() };
                 let is_complete = is_shared || workers.as_ref().is_some_and(|some| some.count() == all.count());
                 Self::Direct { ledger: Box::new(ledger), queue, operation, workers, is_complete }
             }
             // The file may belong to the worker's user.
-            Err(_) if matches!(config.ledger.store, LedgerStore::File(_)) => workers(),
+            Err(_) if matches!(config.ledger.store, LedgerStore::File(_)) => Self::through_workers(config).await,
+            Err(why) => Self::Unavailable(why),
+        }
+    }
+
+    /// Asks the workers of the queue. A worker of another queue finds no message of this queue in its ledger.
+    async fn through_workers(config: &Config) -> Self {
+        let all = Workers::new(config.console.workers.clone());
+        match all.of_queue(&config.broker.queue).await {
+            Ok(workers) => Self::Workers { is_complete: workers.count() == all.count(), workers },
             Err(why) => Self::Unavailable(why),
         }
     }
@@ -95,7 +108,10 @@ impl LedgerAccess {
                 }
                 Ok((entries, proves && *is_complete))
             }
-            Self::Workers(workers) => workers.ledger(ids).await,
+            Self::Workers { workers, is_complete } => {
+                let (entries, proves) = workers.ledger(ids).await?;
+                Ok((entries, proves && *is_complete))
+            }
             Self::Unavailable(why) => Err(why.clone()),
         }
     }
@@ -117,7 +133,7 @@ impl LedgerAccess {
                 let [entry] = entries;
                 Ok(entry)
             }
-            Self::Workers(workers) => workers.find(reference).await,
+            Self::Workers { workers, .. } => workers.find(reference).await,
             Self::Unavailable(why) => Err(why.clone()),
         }
     }
@@ -130,7 +146,7 @@ impl LedgerAccess {
                 let (entries, _) = directly(ledger, queue, operation, &[id.to_owned()]).await.unwrap_or_default();
                 entries.first().is_some_and(|entry| entry.result == Some(LedgerResult::Created))
             }
-            Self::Workers(_) | Self::Unavailable(_) => false,
+            Self::Workers { .. } | Self::Unavailable(_) => false,
         }
     }
 }
@@ -142,18 +158,18 @@ async fn directly(
     ids: &[String],
 ) -> Result<(Vec<LedgerEntry>, bool), String> {
     let keys: Vec<Key> = ids.iter().map(|id| Key::new(queue, operation, id)).collect();
-    let lookup = ledger.get(&keys).await.map_err(|error| error.to_string())?;
-    let entries = ids.iter().zip(&lookup.entries).map(|(id, entry)| LedgerEntry::new(id, entry.as_ref()));
-    Ok((entries.collect(), lookup.about.proves_unsent))
+    let (about, found) = ledger.get(&keys).await.map_err(|error| error.to_string())?;
+    let entries = ids.iter().zip(&found).map(|(id, entry)| LedgerEntry::new(id, entry.as_ref()));
+    Ok((entries.collect(), about.proves_unsent))
 }
 
-/// Whether a message's task exists. `possibly_created` is the message's own statement, `by_broker` says that RabbitMQ
+/// Whether a message's task exists. `possibly_created` is the message's own statement, `is_from_broker` says that RabbitMQ
 /// dead-lettered it, and `digests` are those of its body, original and edited.
 #[must_use]
 pub fn creation_state(
     entry: Option<&LedgerEntry>,
     possibly_created: bool,
-    by_broker: bool,
+    is_from_broker: bool,
     digests: &[[u8; 32]],
 ) -> CreationState {
     let Some(entry) = entry.filter(|entry| entry.found) else {
@@ -166,7 +182,7 @@ pub fn creation_state(
         Some(LedgerResult::InDoubt) => CreationState::InDoubt,
         _ if entry.claim_open => CreationState::InDoubt,
         // RabbitMQ does not know whether the worker sent a request. The ledger does.
-        Some(LedgerResult::NotCreated) if by_broker => CreationState::NotCreated,
+        Some(LedgerResult::NotCreated) if is_from_broker => CreationState::NotCreated,
         Some(LedgerResult::NotCreated) | None if possibly_created => CreationState::InDoubt,
         Some(LedgerResult::NotCreated) | None => CreationState::NotCreated,
     }
@@ -186,7 +202,7 @@ mod tests {
             ..LedgerEntry::new("m", None)
         };
         let created = Some(LedgerResult::Created);
-        for (known, possibly, by_broker, digest, expected) in [
+        for (known, possibly, is_from_broker, digest, expected) in [
             (None, false, false, 7, CreationState::NotCreated),
             (None, true, false, 7, CreationState::InDoubt),
             (None, true, true, 7, CreationState::InDoubt),
@@ -200,7 +216,11 @@ mod tests {
             (Some(entry(Some(LedgerResult::NotCreated), false)), true, false, 7, CreationState::InDoubt),
             (Some(entry(Some(LedgerResult::NotCreated), false)), false, false, 7, CreationState::NotCreated),
         ] {
-            assert_eq!(creation_state(known.as_ref(), possibly, by_broker, &[[digest; 32]]), expected, "{known:?}");
+            assert_eq!(
+                creation_state(known.as_ref(), possibly, is_from_broker, &[[digest; 32]]),
+                expected,
+                "{known:?}"
+            );
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::message::failure::shorten;
 use crate::message::retry_state::string;
 
 /// Longest reason that an entry keeps, in bytes.
-const REASON: usize = 300;
+const MAX_REASON_BYTES: usize = 300;
 
 /// A dead letter without its body.
 #[derive(Clone, Debug)]
@@ -57,11 +57,11 @@ pub struct ListEntry {
     pub size: u32,
 }
 
-/// Texts that many entries share.
+/// Keeps one copy of each text that many entries share.
 #[derive(Debug, Default)]
-pub struct Texts(HashSet<Arc<str>>);
+pub struct Interner(HashSet<Arc<str>>);
 
-impl Texts {
+impl Interner {
     fn get(&mut self, text: &str) -> Arc<str> {
         match self.0.get(text) {
             Some(known) => Arc::clone(known),
@@ -81,7 +81,7 @@ impl Texts {
 impl ListEntry {
     /// The entry of a message.
     #[must_use]
-    pub fn new(found: &FetchedMessage, texts: &mut Texts) -> Self {
+    pub fn new(found: &FetchedMessage, texts: &mut Interner) -> Self {
         let FetchedMessage { source, message, dead_letter } = found;
         let rule = message.header("x-wtw-rule").and_then(string);
         let small = |number: i64| u32::try_from(number.max(0)).unwrap_or(u32::MAX);
@@ -92,11 +92,12 @@ impl ListEntry {
             has_id: dead_letter.message_id.is_some(),
             kind: texts.get(&dead_letter.kind),
             cause: texts.get(&cause::of(dead_letter, rule.as_deref())),
-            reason: texts.get(&shorten(&dead_letter.message, REASON)),
+            reason: texts.get(&shorten(&dead_letter.message, MAX_REASON_BYTES)),
             field: texts.some(cause::field(dead_letter)),
             rule: texts.some(rule.as_deref()),
             crm_code: dead_letter.crm_code,
-            crm_message: texts.some(dead_letter.crm_message.as_deref().map(|said| shorten(said, REASON)).as_deref()),
+            crm_message: texts
+                .some(dead_letter.crm_message.as_deref().map(|said| shorten(said, MAX_REASON_BYTES)).as_deref()),
             failed_at: failed_at(message),
             discard_reason: texts.some(copy::discard_reason(message).as_deref()),
             attempts: small(dead_letter.attempts),

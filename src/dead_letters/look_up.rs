@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::ledger_access::LedgerAccess;
-use super::list_entry::{ListEntry, Texts};
+use super::ledger_access::{CreationState, LedgerAccess, creation_state};
+use super::list_entry::{Interner, ListEntry};
 use super::scan::{ScanError, Stop};
 use super::{DeadLetters, Source};
 use crate::broker::connect::BrokerError;
@@ -18,9 +18,9 @@ use crate::message::retry_state::{RetryState, string};
 use crate::observe::ledger_page::{LedgerEntry, LedgerResult};
 
 /// The most messages that are read of each retry queue. Reading delays their return.
-const MOST_READ: u64 = 20_000;
+const MAX_READ: u64 = 20_000;
 /// The longest time that they are held.
-const HOLD: Duration = Duration::from_secs(30);
+const SCAN_HOLD: Duration = Duration::from_secs(30);
 
 /// A message found on a queue.
 #[derive(Clone, Debug, Serialize)]
@@ -40,6 +40,9 @@ pub struct Location {
     /// Why an operator discarded it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discard_reason: Option<String>,
+    /// Whether its task exists, as far as the ledger and the message say.
+    #[serde(skip)]
+    pub creation: CreationState,
     /// Identifies a dead letter.
     #[serde(skip)]
     pub fingerprint: Option<u128>,
@@ -74,7 +77,8 @@ impl LookedUp {
     /// A one-sentence summary.
     #[must_use]
     pub fn sentence(&self) -> String {
-        let queue = self.places.first().map(|place| place.queue.as_str());
+        let place = self.places.first();
+        let queue = place.map(|place| place.queue.as_str());
         let entry = self.ledger.as_ref().filter(|entry| entry.found);
         match (entry.and_then(|entry| entry.result), queue) {
             (Some(LedgerResult::Created), None) => "Its task was created.".to_owned(),
@@ -88,7 +92,12 @@ impl LookedUp {
             (Some(LedgerResult::InDoubt), Some(queue)) => {
                 format!("Its task may exist: the answer to an attempt was lost. It is on {queue}.")
             }
-            (_, Some(queue)) => format!("It is on {queue}. As far as is known its task does not exist."),
+            (_, Some(queue)) if place.is_some_and(|place| place.creation == CreationState::InDoubt) => {
+                format!(
+                    "It is on {queue}. Its task may exist: the answer to an attempt was lost, or no result was recorded."
+                )
+            }
+            (_, Some(queue)) => format!("It is on {queue}. {}", self.not_created(entry.is_some())),
             _ if entry.is_some_and(|entry| entry.claim_open) => {
                 "A worker is sending it now, or was when it ended.".to_owned()
             }
@@ -96,6 +105,15 @@ impl LookedUp {
                 "It was tried and created no task. It waits on the work queue, in a worker, or is gone.".to_owned()
             }
             (None, None) => self.nothing_found().to_owned(),
+        }
+    }
+
+    /// A sentence about the task of a message that no attempt is known to have created.
+    fn not_created(&self, is_in_ledger: bool) -> &'static str {
+        match (is_in_ledger || self.proves_unsent, self.ledger_problem.is_some()) {
+            (true, _) => "As far as is known its task does not exist.",
+            (false, true) => "Whether its task exists is not known, because the ledger could not be asked.",
+            (false, false) => "The ledger has no entry for it, and cannot prove that nothing was sent.",
         }
     }
 
@@ -107,8 +125,11 @@ impl LookedUp {
             }
             (true, ..) => "It was not found, but the ledger could not be asked. Read the lines below.",
             (false, false, _) => "It was not found, but not all queues could be read. Read the lines below.",
-            (false, true, _) => {
+            (false, true, _) if self.proves_unsent => {
                 "Nothing is known about it: it may wait on the work queue or in a worker, or it never arrived."
+            }
+            (false, true, _) => {
+                "Nothing is known about it, and this ledger cannot prove that nothing was sent: its task may exist."
             }
         }
     }
@@ -198,7 +219,7 @@ impl DeadLetters {
         let topology = Topology::new(&self.config.broker, &self.config.retry.delays);
         let prefix = format!("{}.retry.", self.queues.work);
         for queue in topology.queues.iter().filter(|queue| queue.name.starts_with(&prefix)) {
-            match self.look_on_retry(&queue.name, wanted, stop, &mut found.places).await {
+            match self.look_on_retry(&queue.name, wanted, stop, &mut found).await {
                 Ok(read) => found.looked.push(format!("{}: {read}", queue.name)),
                 Err(ScanError(why)) => found.cannot_read(&queue.name, &why),
             }
@@ -208,8 +229,8 @@ impl DeadLetters {
     }
 
     async fn look_on(&self, source: Source, wanted: &Wanted<'_>, stop: &CancellationToken, found: &mut LookedUp) {
-        let (queue, mut texts) = (self.queues.of(source).to_owned(), Texts::default());
-        let places = &mut found.places;
+        let (queue, mut texts) = (self.queues.of(source).to_owned(), Interner::default());
+        let (places, ledger) = (&mut found.places, found.ledger.as_ref());
         let scanned = self
             .scan(&[source], stop, |message| {
                 let entry = ListEntry::new(&message, &mut texts);
@@ -222,6 +243,7 @@ impl DeadLetters {
                         kind: Some(entry.kind.to_string()),
                         reason: Some(message.dead_letter.message.clone()),
                         discard_reason: entry.discard_reason.as_deref().map(ToOwned::to_owned),
+                        creation: creation_state(ledger, entry.possibly_created, entry.source == Source::Broker, &[]),
                         fingerprint: (source != Source::Discarded).then(|| message.fingerprint()),
                     });
                 }
@@ -245,9 +267,9 @@ impl DeadLetters {
         queue: &str,
         wanted: &Wanted<'_>,
         stop: &CancellationToken,
-        places: &mut Vec<Location>,
+        found: &mut LookedUp,
     ) -> Result<String, ScanError> {
-        let begun = QueueScan::begin(&self.connector, queue, WINDOW, HOLD).await;
+        let begun = QueueScan::begin(&self.connector, queue, WINDOW, SCAN_HOLD).await;
         let mut scan = match begun {
             Ok(scan) => scan,
             Err(error) if error.code == Some(BrokerError::NOT_FOUND) => return Ok("there is no such queue".to_owned()),
@@ -260,7 +282,7 @@ impl DeadLetters {
                 next = scan.next() => next,
             };
             match next {
-                Ok(Some(delivery)) if read < MOST_READ => {
+                Ok(Some(delivery)) if read < MAX_READ => {
                     read += 1;
                     let message = &delivery.message;
                     let theirs = message.header("x-wtw-message-id").and_then(string);
@@ -268,14 +290,15 @@ impl DeadLetters {
                     let is_wanted = ids.into_iter().flatten().any(|id| wanted.is(id));
                     if let Some(id) = ids.into_iter().flatten().next().filter(|_| is_wanted) {
                         let (state, _) = RetryState::read(message, None);
-                        let queue = queue.to_owned();
-                        places.push(Location {
-                            queue,
+                        let creation = creation_state(found.ledger.as_ref(), state.possibly_created, false, &[]);
+                        found.places.push(Location {
+                            queue: queue.to_owned(),
                             id: id.to_owned(),
                             attempts: state.attempts,
                             kind: None,
                             reason: None,
                             discard_reason: None,
+                            creation,
                             fingerprint: None,
                         });
                     }
@@ -322,7 +345,38 @@ mod tests {
             (not_found(Some(refused), false, &down), "It is not known: neither the ledger nor RabbitMQ"),
             (not_found(Some(refused), true, &[]), "It was not found, but the ledger could not be asked"),
             (not_found(None, false, &down), "It was not found, but not all queues could be read"),
-            (not_found(None, true, &[]), "Nothing is known about it"),
+            (
+                not_found(None, true, &[]),
+                "Nothing is known about it, and this ledger cannot prove that nothing was sent",
+            ),
+            (LookedUp { proves_unsent: true, ..not_found(None, true, &[]) }, "Nothing is known about it: it may wait"),
+        ] {
+            assert!(found.sentence().starts_with(sentence), "{}", found.sentence());
+        }
+    }
+
+    #[test]
+    fn sentence_of_a_message_on_a_queue_says_what_is_proved() {
+        let on_queue = |creation, ledger_problem, proves_unsent| LookedUp {
+            proves_unsent,
+            places: vec![Location {
+                queue: "q.dead".to_owned(),
+                id: "m-1".to_owned(),
+                attempts: 1,
+                kind: None,
+                reason: None,
+                discard_reason: None,
+                creation,
+                fingerprint: None,
+            }],
+            ..not_found(ledger_problem, true, &[])
+        };
+        let (not_created, in_doubt) = (CreationState::NotCreated, CreationState::InDoubt);
+        for (found, sentence) in [
+            (on_queue(not_created, None, true), "It is on q.dead. As far as is known its task does not exist."),
+            (on_queue(not_created, None, false), "It is on q.dead. The ledger has no entry for it, and cannot prove"),
+            (on_queue(not_created, Some("down"), false), "It is on q.dead. Whether its task exists is not known"),
+            (on_queue(in_doubt, None, true), "It is on q.dead. Its task may exist"),
         ] {
             assert!(found.sentence().starts_with(sentence), "{}", found.sentence());
         }

@@ -9,9 +9,9 @@ use super::{Source, fetched};
 use crate::count::{either, grouped};
 
 /// Ids in one question to the ledger.
-const AT_A_TIME: usize = 100;
+const IDS_PER_CALL: usize = 100;
 /// Ids that are listed for each reason.
-const NAMED: usize = 5;
+const MAX_LISTED_IDS: usize = 5;
 
 /// A message that an action can handle.
 #[derive(Clone, Debug)]
@@ -29,13 +29,13 @@ pub struct Candidate {
     /// Whether the message says that its task may exist.
     pub possibly_created: bool,
     /// Whether RabbitMQ dead-lettered it.
-    pub by_broker: bool,
+    pub is_from_broker: bool,
     /// The digests of its body, original and edited.
     pub digests: Vec<[u8; 32]>,
     /// Why the worker refuses its body, if that is known.
     pub refused: Option<String>,
     /// Whether somebody found its task in the CRM and checked that off.
-    pub found_in_crm: bool,
+    pub is_found_in_crm: bool,
 }
 
 impl Candidate {
@@ -49,23 +49,23 @@ impl Candidate {
             has_id: entry.has_id,
             replayed_before: entry.replays > 0,
             possibly_created: entry.possibly_created,
-            by_broker: entry.source == Source::Broker || entry.kind.starts_with(fetched::BROKER_KIND),
+            is_from_broker: entry.source == Source::Broker || entry.kind.starts_with(fetched::BROKER_KIND),
             digests: vec![digest],
             refused: None,
-            found_in_crm: false,
+            is_found_in_crm: false,
         }
     }
 }
 
-/// What the operator allows.
+/// What the operator allows a replay to do.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Allowed {
-    /// Messages whose task may exist.
-    pub in_doubt: bool,
-    /// Messages that the worker refuses again unless they are edited.
-    pub refused: bool,
+pub struct ReplayOptions {
+    /// Messages whose task may exist are replayed, too.
+    pub allows_in_doubt: bool,
+    /// Messages that the worker refuses again are replayed, too.
+    pub allows_refused: bool,
     /// The message gets a new id, so the ledger entry of its old id does not matter.
-    pub new_id: bool,
+    pub has_new_id: bool,
 }
 
 /// Why a message is left out.
@@ -109,7 +109,7 @@ impl ExclusionReason {
 
 /// A message that the action handles.
 #[derive(Clone, Debug)]
-pub struct Chosen {
+pub struct SelectedMessage {
     /// Identifies the message.
     pub fingerprint: u128,
     /// Its message id.
@@ -122,7 +122,7 @@ pub struct Chosen {
 #[derive(Clone, Debug, Default)]
 pub struct ActionPlan {
     /// The messages that it handles.
-    pub chosen: Vec<Chosen>,
+    pub chosen: Vec<SelectedMessage>,
     /// How many of them may have created their task.
     pub in_doubt: u64,
     /// How many of them were replayed before.
@@ -145,12 +145,12 @@ pub struct ActionPlan {
 
 impl ActionPlan {
     /// Plans a replay.
-    pub async fn replay(candidates: Vec<Candidate>, ledger: &LedgerAccess, allowed: Allowed) -> Self {
+    pub async fn replay(candidates: Vec<Candidate>, ledger: &LedgerAccess, options: ReplayOptions) -> Self {
         let mut counting = Counting::default();
-        for some in candidates.chunks(AT_A_TIME) {
+        for some in candidates.chunks(IDS_PER_CALL) {
             let states = counting.ask(some, ledger).await;
             for (candidate, creation) in some.iter().zip(states) {
-                counting.add(candidate, creation, allowed);
+                counting.add(candidate, creation, options);
             }
         }
         counting.done()
@@ -174,7 +174,7 @@ impl ActionPlan {
     pub async fn discard_created(candidates: Vec<Candidate>, ledger: &LedgerAccess) -> Result<Self, String> {
         let mut created = Vec::new();
         let mut counting = Counting::default();
-        for some in candidates.chunks(AT_A_TIME) {
+        for some in candidates.chunks(IDS_PER_CALL) {
             let states = counting.ask(some, ledger).await;
             if let Some(why) = counting.plan.ledger_error.take() {
                 return Err(why);
@@ -257,22 +257,24 @@ impl Counting {
         };
         let entries = entries.unwrap_or_default();
         let stand = |(n, candidate): (usize, &Candidate)| {
-            creation_state(entries.get(n), candidate.possibly_created, candidate.by_broker, &candidate.digests)
+            creation_state(entries.get(n), candidate.possibly_created, candidate.is_from_broker, &candidate.digests)
         };
         some.iter().enumerate().map(stand).collect()
     }
 
-    fn add(&mut self, candidate: &Candidate, creation: CreationState, allowed: Allowed) {
+    fn add(&mut self, candidate: &Candidate, creation: CreationState, options: ReplayOptions) {
         let excluded = match creation {
             CreationState::Created => Some(ExclusionReason::Created),
-            CreationState::IdTaken if allowed.new_id => None,
+            CreationState::IdTaken if options.has_new_id => None,
             CreationState::IdTaken => Some(ExclusionReason::IdTaken),
             // The operator may include messages in doubt. That is not meant for one whose task somebody has found in the CRM.
-            CreationState::InDoubt | CreationState::NotCreated if candidate.found_in_crm => {
+            CreationState::InDoubt | CreationState::NotCreated if candidate.is_found_in_crm => {
                 Some(ExclusionReason::FoundInCrm)
             }
-            CreationState::InDoubt if !allowed.in_doubt => Some(ExclusionReason::InDoubt),
-            CreationState::InDoubt | CreationState::NotCreated if candidate.refused.is_some() && !allowed.refused => {
+            CreationState::InDoubt if !options.allows_in_doubt => Some(ExclusionReason::InDoubt),
+            CreationState::InDoubt | CreationState::NotCreated
+                if candidate.refused.is_some() && !options.allows_refused =>
+            {
                 Some(ExclusionReason::Refused)
             }
             CreationState::InDoubt | CreationState::NotCreated => None,
@@ -297,7 +299,7 @@ impl Counting {
         }
         // What the worker refuses costs no call, and identical messages create one task together.
         plan.tasks += u64::from(candidate.refused.is_none() && is_first);
-        plan.chosen.push(Chosen {
+        plan.chosen.push(SelectedMessage {
             fingerprint: candidate.fingerprint,
             id: candidate.id.clone(),
             in_doubt: creation == CreationState::InDoubt,
@@ -316,7 +318,7 @@ impl Counting {
         });
         if let Some((_, count, ids)) = plan.excluded.get_mut(at) {
             *count += 1;
-            if ids.len() < NAMED {
+            if ids.len() < MAX_LISTED_IDS {
                 ids.push(candidate.id.clone());
             }
         }
@@ -341,10 +343,10 @@ mod tests {
             has_id: id.is_some(),
             replayed_before: false,
             possibly_created: false,
-            by_broker: false,
+            is_from_broker: false,
             digests: vec![[0; 32]],
             refused: None,
-            found_in_crm: false,
+            is_found_in_crm: false,
         }
     }
 
@@ -363,12 +365,12 @@ mod tests {
             let refused = Candidate { refused: Some("name: is missing".to_owned()), ..candidate(2, Some("b")) };
             vec![doubtful, refused, candidate(3, Some("c"))]
         };
-        let plan = ActionPlan::replay(candidates(), &unavailable, Allowed::default()).await;
+        let plan = ActionPlan::replay(candidates(), &unavailable, ReplayOptions::default()).await;
         assert_eq!((plan.count(), plan.in_doubt, plan.ledger_error.as_deref()), (1, 0, Some("no ledger")));
         assert_eq!(plan.staying(ExclusionReason::InDoubt).0, 1);
         assert_eq!((plan.staying(ExclusionReason::Refused).0, plan.refused.as_deref()), (1, Some("name: is missing")));
-        let allowed = Allowed { in_doubt: true, refused: true, new_id: false };
-        let plan = ActionPlan::replay(candidates(), &unavailable, allowed).await;
+        let options = ReplayOptions { allows_in_doubt: true, allows_refused: true, has_new_id: false };
+        let plan = ActionPlan::replay(candidates(), &unavailable, options).await;
         assert_eq!((plan.count(), plan.in_doubt, plan.refused_again), (3, 1, 1));
     }
 
@@ -377,7 +379,8 @@ mod tests {
         let unavailable = LedgerAccess::Unavailable("no ledger".to_owned());
         let refused = |print, id| Candidate { refused: Some("name: is missing".to_owned()), ..candidate(print, id) };
         let all = vec![refused(1, Some("a")), refused(2, None), refused(2, None), candidate(3, Some("c"))];
-        let plan = ActionPlan::replay(all, &unavailable, Allowed { refused: true, ..Allowed::default() }).await;
+        let options = ReplayOptions { allows_refused: true, ..ReplayOptions::default() };
+        let plan = ActionPlan::replay(all, &unavailable, options).await;
         assert_eq!((plan.count(), plan.refused_again, plan.tasks), (4, 3, 1));
         assert!(plan.warnings().iter().any(|line| line.starts_with("1 call of the CRM's")), "{:?}", plan.warnings());
     }
@@ -385,12 +388,12 @@ mod tests {
     #[tokio::test]
     async fn message_whose_task_somebody_found_is_never_replayed() {
         let unavailable = LedgerAccess::Unavailable("no ledger".to_owned());
-        let found = Candidate { possibly_created: true, found_in_crm: true, ..candidate(1, Some("a")) };
+        let found = Candidate { possibly_created: true, is_found_in_crm: true, ..candidate(1, Some("a")) };
         let doubtful = Candidate { possibly_created: true, ..candidate(2, Some("b")) };
-        let allowed = Allowed { in_doubt: true, refused: true, new_id: false };
-        let plan = ActionPlan::replay(vec![found, doubtful], &unavailable, allowed).await;
+        let options = ReplayOptions { allows_in_doubt: true, allows_refused: true, has_new_id: false };
+        let plan = ActionPlan::replay(vec![found, doubtful], &unavailable, options).await;
         assert_eq!((plan.fingerprints(), plan.staying(ExclusionReason::FoundInCrm).0), (HashSet::from([2]), 1));
-        let discarded = Candidate { found_in_crm: true, ..candidate(1, Some("a")) };
+        let discarded = Candidate { is_found_in_crm: true, ..candidate(1, Some("a")) };
         assert_eq!(ActionPlan::discard(&[discarded]).count(), 1, "it can be discarded");
     }
 }

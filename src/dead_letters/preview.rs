@@ -1,4 +1,5 @@
-//! Shows what a replay of a dead letter sends, with the mapper that `run` uses. Pure, but for reading a rules file.
+//! Shows what a replay of a dead letter sends, with the mapper that `run` uses. Pure, except that it reads a rules
+//! file.
 
 use std::sync::Arc;
 

@@ -18,7 +18,7 @@ pub use super::copy::Edited;
 use super::edit::{self, FieldEdit};
 use super::fetched::FetchedMessage;
 use super::ledger_access::LedgerAccess;
-use super::pace::Pace;
+use super::rate_limiter::RateLimiter;
 use super::scan::{Stop, near_delivery_limit};
 use super::{DeadLetters, Source};
 use crate::broker::publisher::Publisher;
@@ -27,9 +27,9 @@ use crate::broker::{Acker, Delivery, Properties, Publish as _, PublishError};
 use crate::duration;
 
 /// The most messages that are handled at the same time.
-const AT_A_TIME: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 /// Time limit for open work after an interruption. RabbitMQ confirms nothing while it blocks publishing.
-const FINISH: Duration = Duration::from_secs(5);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is done to each message.
 #[derive(Clone, Debug)]
@@ -152,7 +152,7 @@ impl Run<'_> {
             publisher,
             on_handled,
             ended: RunResult::default(),
-            pace: Pace::new(self.rate),
+            rate: RateLimiter::new(self.rate),
             skipped: Mutex::default(),
         };
         let result = state.scan_all().await;
@@ -165,7 +165,7 @@ impl Run<'_> {
     /// Waits until the action was stopped and the time limit for open work is over.
     async fn finish_time_is_over(&self) {
         self.stop.cancelled().await;
-        tokio::time::sleep(FINISH).await;
+        tokio::time::sleep(FINISH_TIMEOUT).await;
     }
 }
 
@@ -174,7 +174,7 @@ struct RunState<'a> {
     publisher: Publisher,
     on_handled: OnHandled<'a>,
     ended: RunResult,
-    pace: Pace,
+    rate: RateLimiter,
     /// Messages that stay. Each scan sees them again.
     skipped: Mutex<HashSet<u128>>,
 }
@@ -185,12 +185,12 @@ impl RunState<'_> {
         // At a limited rate, fetch only what is handled within a minute: fetched messages wait here.
         let a_minute = self.run.rate.map_or(f64::from(WINDOW), |rate| (rate * 60.0).ceil());
         let window = (1..=WINDOW).rev().find(|window| f64::from(*window) <= a_minute).unwrap_or(1);
-        let limit = self.run.dead_letters.most_deliveries().await;
         loop {
             let before = self.ended.handled();
             let mut overdue = false;
             let turn = self.run.dead_letters.reading.lock().await;
             for source in self.run.message_action.sources() {
+                let limit = self.run.dead_letters.most_deliveries(*source).await;
                 let scan =
                     self.run.dead_letters.begin(*source, window, self.run.hold).await.map_err(|error| error.0)?;
                 if let Some(scan) = scan {
@@ -209,7 +209,7 @@ impl RunState<'_> {
             tokio::select! {
                 biased;
                 () = self.run.stop.cancelled() => return Ok(()),
-                () = self.pace.due() => {}
+                () = self.rate.due() => {}
             }
         }
     }
@@ -221,7 +221,7 @@ impl RunState<'_> {
         let (run, publisher, on_handled, skipped) = (self.run, &self.publisher, self.on_handled, &self.skipped);
         {
             let filtered =
-                FilteredScan { run, scan: &mut scan, source, limit, pace: &mut self.pace, failed: &failed, skipped };
+                FilteredScan { run, scan: &mut scan, source, limit, rate: &mut self.rate, failed: &failed, skipped };
             let mut acting = acting(filtered, publisher, on_handled);
             // Open work finishes after an error, too: otherwise the next scan sees the same messages again.
             while let Some(acted) = acting.next().await {
@@ -258,7 +258,7 @@ fn acting<'a>(
 ) -> BoxStream<'a, Result<MessageResult, String>> {
     let (run, skipped) = (filtered.run, filtered.skipped);
     let taken = futures_util::stream::unfold(filtered, next_of);
-    taken.map(move |next| settle(run, publisher, next, on_handled, skipped)).buffer_unordered(AT_A_TIME).boxed()
+    taken.map(move |next| settle(run, publisher, next, on_handled, skipped)).buffer_unordered(MAX_CONCURRENT).boxed()
 }
 
 /// The next chosen message, and the rest of the scan.
@@ -297,7 +297,7 @@ struct FilteredScan<'a> {
     scan: &'a mut QueueScan,
     source: Source,
     limit: i64,
-    pace: &'a mut Pace,
+    rate: &'a mut RateLimiter,
     failed: &'a AtomicBool,
     skipped: &'a Mutex<HashSet<u128>>,
 }
@@ -330,8 +330,8 @@ impl FilteredScan<'_> {
             return tokio::select! {
                 biased;
                 () = self.run.stop.cancelled() => None,
-                () = self.pace.due() => {
-                    self.pace.taken();
+                () = self.rate.due() => {
+                    self.rate.taken();
                     Some(Ok((found, print, acker)))
                 }
                 () = sleep_until(until) => None,

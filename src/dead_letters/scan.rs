@@ -11,17 +11,17 @@ use super::{DeadLetters, Source};
 use crate::broker::connect::BrokerError;
 use crate::broker::inspect::Inspection;
 use crate::broker::queue_scan::{QueueScan, WINDOW};
-use crate::broker::topology::Topology;
+use crate::broker::topology::{Queue, Topology};
 use crate::config::TopologyMode;
 use crate::count::{counted, grouped};
 
 /// The longest time that a scan holds messages. RabbitMQ closes a consumer that holds one for thirty minutes.
-pub const HOLD: Duration = Duration::from_secs(300);
+pub const SCAN_HOLD: Duration = Duration::from_secs(300);
 /// The most deliveries of a message when the queue's delivery limit is not known. RabbitMQ 4 drops a message after 20 where
 /// no limit is set.
-const DELIVERIES_UNKNOWN_LIMIT: i64 = 5;
+const MAX_DELIVERIES_WITHOUT_LIMIT: i64 = 5;
 /// From this many deliveries on, the operator is warned that RabbitMQ counts them.
-const DELIVERIES_TOLD: i64 = 1_000;
+const WARNING_DELIVERIES: i64 = 1_000;
 /// The delivery limit of queues that the worker declares.
 const DECLARED_LIMIT: i64 = 1_000_000;
 
@@ -45,7 +45,7 @@ impl Scanned {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = self.partial.iter().cloned().collect();
-        if self.deliveries >= DELIVERIES_TOLD {
+        if self.deliveries >= WARNING_DELIVERIES {
             warnings.push(format!(
                 "RabbitMQ counts each reading, {} so far for some messages, and drops a message beyond the queue's delivery \
                  limit (1000000 as the worker declares it, or what a policy says). Export what you cannot lose.",
@@ -79,15 +79,20 @@ impl DeadLetters {
     ) -> Result<Scanned, ScanError> {
         let _turn = self.reading.lock().await;
         let began = Instant::now();
-        let limit = self.most_deliveries().await;
         let mut scanned = Scanned::default();
         for source in sources {
+            let begin = async {
+                match self.begin(*source, WINDOW, SCAN_HOLD).await? {
+                    Some(scan) => Ok::<_, ScanError>(Some((scan, self.most_deliveries(*source).await))),
+                    None => Ok(None),
+                }
+            };
             let begun = tokio::select! {
                 biased;
                 () = stop.cancelled() => Err(self.explain(*source, Stop::Interrupted)),
-                begun = self.begin(*source, WINDOW, HOLD) => begun,
+                begun = begin => begun,
             };
-            let Some(mut scan) = begun? else { continue };
+            let Some((mut scan, limit)) = begun? else { continue };
             scanned.expected += scan.expected();
             let read = read(&mut scan, *source, limit, stop, &mut scanned, &mut visit).await;
             scanned.deliveries = scanned.deliveries.max(scan.deliveries());
@@ -116,29 +121,25 @@ impl DeadLetters {
         }
     }
 
-    /// The most deliveries of a message: half of the queue's limit.
-    pub(super) async fn most_deliveries(&self) -> i64 {
-        match self.config.broker.topology {
-            TopologyMode::Declare => DECLARED_LIMIT / 2,
-            TopologyMode::Verify => self.verified_limit().await.map_or(DELIVERIES_UNKNOWN_LIMIT, |limit| limit / 2),
-        }
+    /// The most deliveries of a message of a source: half of its queue's limit.
+    pub(super) async fn most_deliveries(&self, source: Source) -> i64 {
+        let limit = match (self.limit_of(source).await, self.config.broker.topology) {
+            (Ok(limit), _) => limit,
+            // The worker does not start with a queue that has another limit.
+            (Err(_), TopologyMode::Declare) => Some(DECLARED_LIMIT),
+            (Err(_), TopologyMode::Verify) => None,
+        };
+        limit.map_or(MAX_DELIVERIES_WITHOUT_LIMIT, |limit| limit / 2)
     }
 
-    /// The delivery limit of a dead-letter queue that the worker did not declare, if RabbitMQ reports it.
-    async fn verified_limit(&self) -> Option<i64> {
+    /// The delivery limit of a source's queue; none if it has none.
+    async fn limit_of(&self, source: Source) -> Result<Option<i64>, BrokerError> {
         let broker = &self.config.broker;
-        let inspection = Inspection::connect(broker, broker.urls.first()?).await.ok()?;
         let topology = Topology::new(broker, &self.config.retry.delays);
-        let queue = topology.queues.iter().find(|queue| queue.name == self.queues.dead)?;
-        let known = async {
-            inspection.find(&queue.name).await.ok()??;
-            let differences = inspection.differences(queue).await.ok()?;
-            match differences.iter().find(|difference| difference.argument == "x-delivery-limit") {
-                Some(difference) => difference.actual.as_ref()?.parse().ok(),
-                None => Some(DECLARED_LIMIT),
-            }
-        };
-        let limit = known.await;
+        let queue = topology.queues.iter().find(|queue| queue.name == self.queues.of(source));
+        let (Some(url), Some(queue)) = (broker.urls.first(), queue) else { return Ok(None) };
+        let inspection = Inspection::connect(broker, url).await?;
+        let limit = delivery_limit(&inspection, queue).await;
         inspection.close().await;
         limit
     }
@@ -157,6 +158,22 @@ impl DeadLetters {
             Stop::Broker(error) => error.with_advice(),
         })
     }
+}
+
+/// The delivery limit that a queue was declared with; none if it has none. AMQP does not show the limit of a policy.
+async fn delivery_limit(inspection: &Inspection, queue: &Queue) -> Result<Option<i64>, BrokerError> {
+    if inspection.find(&queue.name).await?.is_none() {
+        return Ok(None);
+    }
+    let differences = inspection.differences(queue).await?;
+    Ok(match differences.iter().find(|difference| difference.argument == "x-delivery-limit") {
+        // RabbitMQ takes a negative value for no limit.
+        Some(difference) => {
+            let actual = difference.actual.as_ref().and_then(|limit| limit.parse::<i64>().ok());
+            actual.map(|limit| if limit.is_negative() { i64::MAX } else { limit })
+        }
+        None => Some(DECLARED_LIMIT),
+    })
 }
 
 /// Why reading stopped.

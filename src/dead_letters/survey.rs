@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fetched::FetchedMessage;
 use super::filter::Filter;
-use super::list_entry::{ListEntry, Texts};
+use super::list_entry::{Interner, ListEntry};
 use super::plan::Candidate;
 use super::scan::{ScanError, Scanned};
 use super::{DeadLetters, Source};
@@ -43,7 +43,7 @@ impl DeadLetters {
         stop: &CancellationToken,
         mut candidate: impl FnMut(&ListEntry, FetchedMessage) -> Candidate + Send,
     ) -> Result<Survey, ScanError> {
-        let (mut candidates, mut texts) = (Vec::new(), Texts::default());
+        let (mut candidates, mut texts) = (Vec::new(), Interner::default());
         let visit = |found: FetchedMessage| {
             let mut entry = ListEntry::new(&found, &mut texts);
             if filter.takes(&entry, now, || Cow::Borrowed(&found.message.body)) {

@@ -20,7 +20,6 @@ impl BlockReason {
     pub const ALL: [Self; 5] = [Self::Outage, Self::Misconfigured, Self::Quota, Self::Unauthorized, Self::Ledger];
 
     /// The name in metrics and logs.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Outage => "outage",
@@ -32,7 +31,6 @@ impl BlockReason {
     }
 
     /// What an operator must know or do.
-    #[must_use]
     pub fn advice(self) -> &'static str {
         match self {
             Self::Outage => {

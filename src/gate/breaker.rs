@@ -32,19 +32,16 @@ struct Tripped<C> {
 impl<C: Copy> Breaker<C> {
     /// A closed breaker, through which requests go. Once tripped it is tried after `first`, then at intervals that double up to
     /// `longest`.
-    #[must_use]
     pub fn new(first: Duration, longest: Duration) -> Self {
         Self { tripped: None, half_open_count: 0, retry_interval: Backoff::new(first, longest) }
     }
 
     /// Why it has tripped; none while requests go through.
-    #[must_use]
     pub fn cause(&self) -> Option<C> {
         self.tripped.as_ref().map(|tripped| tripped.cause)
     }
 
     /// When it can be tried next, or closes by itself; none while requests go through, and while one is half-open.
-    #[must_use]
     pub fn next_event(&self) -> Option<Instant> {
         let tripped = self.tripped.as_ref()?;
         let half_open = tripped.half_open.is_none().then_some(tripped.next_try);
@@ -52,19 +49,16 @@ impl<C: Copy> Breaker<C> {
     }
 
     /// Whether a request may go through half-open now.
-    #[must_use]
     pub fn can_be_tried(&self, now: Instant) -> bool {
         self.tripped.as_ref().is_some_and(|tripped| tripped.half_open.is_none() && tripped.next_try <= now)
     }
 
     /// Whether a request is half-open.
-    #[must_use]
     pub fn has_half_open(&self) -> bool {
         self.tripped.as_ref().is_some_and(|tripped| tripped.half_open.is_some())
     }
 
     /// Whether this request is the one that is half-open.
-    #[must_use]
     pub fn is_half_open(&self, half_open: HalfOpenId) -> bool {
         self.tripped.as_ref().is_some_and(|tripped| tripped.half_open == Some(half_open))
     }

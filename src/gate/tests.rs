@@ -74,12 +74,12 @@ async fn next_probe_has_a_time_while_the_crm_fails() {
 async fn third_request_waits_for_a_slot_and_gets_one_that_is_released() {
     let (gate, _) = gate(&[]);
     let (first, second) = (gate.acquire().await, gate.acquire().await);
-    assert!(gate.try_acquire().is_none());
+    assert!(gate.acquire().now_or_never().is_none());
     assert!(timeout(SECOND, gate.acquire()).await.is_err(), "both slots are in use");
     drop(first);
     let third = timeout(SECOND, gate.acquire()).await.unwrap();
     second.report(&ended(Outcome::Created));
-    assert!(gate.try_acquire().is_some());
+    assert!(gate.acquire().now_or_never().is_some());
     drop(third);
 }
 
@@ -178,7 +178,7 @@ async fn late_answer_changes_neither_the_closed_gate_nor_its_probe() {
     for slot in late {
         slot.report(&ended(Outcome::Unavailable));
     }
-    assert!(gate.try_acquire().is_none(), "the probe is still the one");
+    assert!(gate.acquire().now_or_never().is_none(), "the probe is still the one");
     probe.report(&ended(Outcome::Unavailable));
     let (wait, _) = wait_for_slot(&gate).await;
     assert!(is_about(wait, 2), "{wait:?}");
@@ -262,7 +262,7 @@ async fn requests_keep_the_configured_rate() {
 async fn no_request_is_sent_while_the_ledger_is_down() {
     let (gate, reported) = gate(&[]);
     gate.ledger_failed();
-    assert!(gate.is_ledger_down() && gate.try_acquire().is_none());
+    assert!(gate.is_ledger_down() && gate.acquire().now_or_never().is_none());
     let waiting = tokio::time::timeout(SECOND * 60, gate.acquire());
     let repairing = async {
         tokio::time::sleep(SECOND * 5).await;

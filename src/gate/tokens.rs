@@ -14,6 +14,12 @@ use crate::retry::{Backoff, jittered};
 /// First and longest wait of a throttled token, if the CRM did not say how long.
 const THROTTLED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
+/// The CRM is asked how much of a token's quota is used only after this many requests, because asking costs a call. The forecast
+/// of the quota needs the answer.
+const MIN_REQUESTS: u32 = 25;
+/// The shortest time between two such questions about one token.
+const MIN_INTERVAL: Duration = Duration::from_secs(3_600);
+
 /// Why a token is not used now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UnusableReason {
@@ -30,7 +36,6 @@ impl UnusableReason {
     pub const ALL: [Self; 3] = [Self::Quota, Self::Unauthorized, Self::Throttled];
 
     /// The name in metrics and pages.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Quota => "quota",
@@ -70,12 +75,17 @@ struct Token {
     quota_limit: Option<u64>,
     /// Calls left, and until when that is true.
     quota_left: Option<(u64, Instant)>,
+    /// Requests since the CRM was asked about the quota.
+    requests: u32,
+    asked_at: Option<Instant>,
 }
 
 /// A slot that was taken.
 #[derive(Debug)]
 pub(super) struct TakenSlot {
     pub(super) secret: Arc<SecretString>,
+    /// The token's position when it was taken.
+    pub(super) position: usize,
     /// The half-open request of a suspended token.
     pub(super) half_open: Option<HalfOpenId>,
 }
@@ -94,7 +104,6 @@ pub struct Tokens {
 
 impl Tokens {
     /// Tokens with `slots` requests at a time on each. A suspended one is tried every `retry_interval`.
-    #[must_use]
     pub fn new(secrets: Vec<SecretString>, slots: usize, retry_interval: Duration) -> Self {
         let mut tokens = Self { list: Vec::new(), removed_in_use: Vec::new(), slots, retry_interval, next: 0 };
         tokens.replace(secrets);
@@ -122,7 +131,6 @@ impl Tokens {
     }
 
     /// The state of each token at `now`; `today` is the same moment on the wall clock.
-    #[must_use]
     pub fn states(&self, now: Instant, today: Timestamp) -> Vec<TokenState> {
         let time = |at: Instant| today.checked_add(at.saturating_duration_since(now)).ok();
         let state = |token: &Token| TokenState {
@@ -148,17 +156,10 @@ impl Tokens {
     }
 
     /// Why no token is in use; none while one is.
-    #[must_use]
     pub fn all_suspended(&self) -> Option<UnusableReason> {
-        let causes = || self.list.iter().map(|token| token.breaker.cause());
-        if causes().any(|cause| cause.is_none()) {
-            return None;
-        }
-        Some(if causes().any(|cause| cause == Some(UnusableReason::Quota)) {
-            UnusableReason::Quota
-        } else {
-            UnusableReason::Unauthorized
-        })
+        let causes: Vec<_> = self.list.iter().map(|token| token.breaker.cause()).collect::<Option<_>>()?;
+        let has_quota = causes.contains(&UnusableReason::Quota);
+        Some(if has_quota { UnusableReason::Quota } else { UnusableReason::Unauthorized })
     }
 
     /// Takes a free slot of a usable token, or of a suspended one whose next try is due.
@@ -180,7 +181,7 @@ impl Tokens {
             }
             self.next = at + 1;
             let half_open = token.breaker.cause().is_some().then(|| token.breaker.start_half_open());
-            return Some(TakenSlot { secret: Arc::clone(&token.secret), half_open });
+            return Some(TakenSlot { secret: Arc::clone(&token.secret), position: at, half_open });
         }
         None
     }
@@ -256,6 +257,18 @@ impl Tokens {
         }
     }
 
+    /// Counts a request. Returns whether the CRM must be asked about the quota before it.
+    pub(super) fn is_quota_check_due(&mut self, taken: &TakenSlot, now: Instant) -> bool {
+        let Some(token) = self.find(&taken.secret) else { return false };
+        token.requests = token.requests.saturating_add(1);
+        let is_due =
+            token.requests > MIN_REQUESTS && token.asked_at.is_none_or(|at| now.duration_since(at) >= MIN_INTERVAL);
+        if is_due {
+            (token.requests, token.asked_at) = (0, Some(now));
+        }
+        is_due
+    }
+
     /// How long it is until the reset of a token's quota, if the CRM has said so.
     pub(super) fn quota_reset(&mut self, secret: &SecretString, now: Instant) -> Option<Duration> {
         let (_, reset) = self.find(secret)?.quota_left?;
@@ -263,7 +276,6 @@ impl Tokens {
     }
 
     /// The next moment at which a token may become usable by itself.
-    #[must_use]
     pub fn next_event(&self, now: Instant) -> Option<Instant> {
         let events = self.list.iter().flat_map(|token| [token.throttled_until, token.breaker.next_event()]);
         events.flatten().filter(|at| *at > now).min()
@@ -285,6 +297,8 @@ impl Token {
             throttle_wait: Backoff::new(THROTTLED.0, THROTTLED.1),
             quota_limit: None,
             quota_left: None,
+            requests: 0,
+            asked_at: None,
         }
     }
 

@@ -14,15 +14,15 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// SHA-256 of a message's body as it arrived.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest(pub [u8; 32]);
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Digest(#[serde(with = "super::json::hex")] pub [u8; 32]);
 
 impl Digest {
     /// The digest of `body`.
-    #[must_use]
     pub fn of(body: &[u8]) -> Self {
         Self(Sha256::digest(body).into())
     }
@@ -36,7 +36,8 @@ impl fmt::Debug for Digest {
 }
 
 /// What is known about whether the task exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum KnownResult {
     /// No request created it.
     NotCreated,
@@ -51,7 +52,6 @@ impl KnownResult {
     pub const ALL: [Self; 3] = [Self::NotCreated, Self::InDoubt, Self::Created];
 
     /// The name in stores, pages and output.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NotCreated => "not_created",
@@ -61,33 +61,33 @@ impl KnownResult {
     }
 
     /// The result of that name.
-    #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|result| result.as_str() == name)
     }
 }
 
 /// Identifies one claim. Random, so that no two claims of any worker have the same one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ClaimId(pub u64);
 
 /// Identifies one worker process. Random.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Owner(pub u64);
 
 /// Who is sending the message now; written before the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// Identifies this claim.
     pub id: ClaimId,
     /// The worker process that made it.
     pub owner: Owner,
     /// When it was made, by the owner's clock. Only shown to people: no decision uses it.
+    #[serde(with = "super::json::millis")]
     pub at: Timestamp,
 }
 
 /// Identifies one replay of a message by the time when it was dead-lettered and the number of earlier replays.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplayMark {
     /// The text of `x-wtw-failed-at`; empty if RabbitMQ dead-lettered the message.
     pub failed_at: String,
@@ -96,7 +96,7 @@ pub struct ReplayMark {
 }
 
 /// What the ledger knows of a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Changes with every change of the entry: a claim names the version that its worker has seen.
     pub version: u64,
@@ -117,6 +117,7 @@ pub struct Entry {
     /// The ledger's [`epoch`](super::Ledger::epoch) at the last change.
     pub epoch: u32,
     /// When the entry changed last.
+    #[serde(with = "super::json::millis")]
     pub at: Timestamp,
 }
 
@@ -217,7 +218,7 @@ fn claim(entry: Option<Entry>, expected: Option<u64>, new: &NewClaim) -> (Option
     if entry.as_ref().map(|entry| entry.version) != expected || open.is_some() || is_created {
         return (None, Changed::Conflict(entry));
     }
-    let mut after = entry.unwrap_or_else(|| new_entry(new));
+    let mut after = entry.unwrap_or_else(|| new_entry(new.claim.id, new.digest, new.attempts));
     if new.reset {
         (after.result, after.orphans) = (KnownResult::NotCreated, 0);
     }
@@ -231,25 +232,28 @@ fn claim(entry: Option<Entry>, expected: Option<u64>, new: &NewClaim) -> (Option
     (Some(after.clone()), Changed::Done(Some(after)))
 }
 
-/// The entry of a message that has none yet, before its claim is added.
-fn new_entry(new: &NewClaim) -> Entry {
+/// The entry of a message that has none yet.
+fn new_entry(id: ClaimId, digest: Digest, attempts: u32) -> Entry {
     Entry {
         // Random, so that an entry that is forgotten and made again never repeats a version that another worker has seen.
-        version: new.claim.id.0,
-        digest: new.digest,
-        result: if new.in_doubt { KnownResult::InDoubt } else { KnownResult::NotCreated },
-        doubted: new.in_doubt,
+        version: id.0,
+        digest,
+        result: KnownResult::NotCreated,
+        doubted: false,
         claim: None,
-        attempts: new.attempts.saturating_sub(1),
+        attempts,
         orphans: 0,
         replay: None,
-        epoch: new.epoch,
-        at: new.claim.at,
+        epoch: 0,
+        at: Timestamp::UNIX_EPOCH,
     }
 }
 
 fn withdraw(entry: Option<Entry>, new: &NewClaim) -> Entry {
-    let mut after = entry.unwrap_or_else(|| new_entry(new));
+    let mut after = entry.unwrap_or_else(|| {
+        let attempts = new.attempts.saturating_sub(1);
+        Entry { epoch: new.epoch, at: new.claim.at, ..new_entry(new.claim.id, new.digest, attempts) }
+    });
     after.version = after.version.wrapping_add(1);
     // The owner of an open claim will record whether the task exists.
     if new.in_doubt && after.claim.is_none() && after.result != KnownResult::Created {
@@ -273,18 +277,7 @@ fn finish(entry: Option<&Entry>, id: ClaimId, digest: Digest, result: AttemptRes
     if !is_open && (result != AttemptResult::Created || is_created) {
         return None;
     }
-    let mut after = entry.cloned().unwrap_or(Entry {
-        version: id.0,
-        digest,
-        result: KnownResult::NotCreated,
-        doubted: false,
-        claim: None,
-        attempts,
-        orphans: 0,
-        replay: None,
-        epoch: 0,
-        at: Timestamp::UNIX_EPOCH,
-    });
+    let mut after = entry.cloned().unwrap_or_else(|| new_entry(id, digest, attempts));
     after.version = after.version.wrapping_add(1);
     if is_open {
         (after.claim, after.attempts) = (None, attempts);
@@ -314,7 +307,6 @@ impl Entry {
     }
 
     /// Whether the entry may be forgotten: it has no open claim and is older than `retention`.
-    #[must_use]
     pub fn is_expired(&self, now: Timestamp, retention: Duration) -> bool {
         self.claim.is_none() && self.at.as_millisecond() <= horizon(now, retention)
     }

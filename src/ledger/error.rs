@@ -16,13 +16,11 @@ impl LedgerError {
     }
 
     /// Where the ledger is, and what is wrong.
-    #[must_use]
     pub fn problem(&self) -> String {
         format!("{}: {}", self.location, self.problem)
     }
 
     /// What to do.
-    #[must_use]
     pub fn advice(&self) -> &'static str {
         self.advice
     }

@@ -1,15 +1,16 @@
 //! The ledger in memory, lost when the process ends. For trying the worker out, and for tests.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 use super::entry::{apply, horizon};
-use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits};
+use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits};
 use crate::clock::Clock;
+use crate::sync::lock;
 
 /// The most entries that one change forgets. Without a limit, one change could take as long as forgetting all of them.
 const MAX_SWEPT: usize = 16;
@@ -25,19 +26,14 @@ struct State {
     entries: HashMap<Key, Entry>,
     /// The entries without an open claim, sorted by age.
     closed: BTreeSet<(Timestamp, Key)>,
-    about: About,
+    about: LedgerMetadata,
 }
 
 impl MemoryLedger {
     /// An empty ledger.
-    #[must_use]
     pub fn new(limits: Limits, clock: Clock) -> Self {
-        let state = State { entries: HashMap::new(), closed: BTreeSet::new(), about: About::new() };
+        let state = State { entries: HashMap::new(), closed: BTreeSet::new(), about: LedgerMetadata::new() };
         Self { state: Mutex::new(state), limits, clock }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The entry of a message, unless it has expired.
@@ -75,12 +71,12 @@ impl State {
 
 impl Ledger for MemoryLedger {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
-        async move { Ok(self.current(&self.state(), key)) }.boxed()
+        async move { Ok(self.current(&lock(&self.state), key)) }.boxed()
     }
 
     fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {
         async move {
-            let mut state = self.state();
+            let mut state = lock(&self.state);
             let (after, changed) = apply(self.current(&state, key), &change);
             if let Some(after) = after {
                 state.put(*key, after);
@@ -95,38 +91,34 @@ impl Ledger for MemoryLedger {
 
     fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
         async move {
-            let state = self.state();
+            let state = lock(&self.state);
             let key = state.entries.keys().find(|key| key.prefix() == prefix);
             Ok(key.and_then(|key| self.current(&state, key)))
         }
         .boxed()
     }
 
-    fn about(&self) -> About {
-        self.state().about.clone()
+    fn about(&self) -> LedgerMetadata {
+        lock(&self.state).about.clone()
     }
 
-    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
+    fn set_about(&self, seen: LedgerMetadata, about: LedgerMetadata) -> BoxFuture<'_, Result<bool, LedgerError>> {
         async move {
-            let mut state = self.state();
+            let mut state = lock(&self.state);
             let is_same = state.about.proves_the_same(&seen);
             if is_same {
-                state.about = About { last_change: state.about.last_change, ..about };
+                state.about = LedgerMetadata { last_change: state.about.last_change, ..about };
             }
             Ok(is_same)
         }
         .boxed()
     }
 
-    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
-        async { Ok(()) }.boxed()
-    }
-
     fn is_exclusive(&self) -> bool {
         true
     }
 
-    fn len(&self) -> u64 {
-        self.state().entries.len() as u64
+    fn entries(&self) -> u64 {
+        lock(&self.state).entries.len() as u64
     }
 }

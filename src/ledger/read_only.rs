@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{About, Entry, Key, KeyPrefix, Ledger as _, LedgerError, Limits, redis, sqlite};
+use super::{Entry, Key, KeyPrefix, Ledger as _, LedgerError, LedgerMetadata, Limits, redis, sqlite};
 use crate::clock::Clock;
 use crate::config;
 
@@ -14,19 +14,8 @@ enum Store {
     Redis(Box<redis::RedisLedger>),
 }
 
-/// The entries of some messages, and what the ledger knows about itself.
-pub struct Lookup {
-    /// The entries, in the order of the keys that were asked for.
-    pub entries: Vec<Option<Entry>>,
-    /// What the ledger knows about itself.
-    pub about: About,
-}
-
 impl ReadOnlyLedger {
-    /// Opens the configured ledger for reading.
-    ///
-    /// # Errors
-    /// Why it cannot be read. For example, only the worker can read a ledger in its memory.
+    /// Opens the configured ledger for reading. Only the worker can read a ledger in its memory.
     pub async fn open(config: &config::Ledger) -> Result<Self, String> {
         match &config.store {
             config::LedgerStore::Memory => {
@@ -41,45 +30,31 @@ impl ReadOnlyLedger {
             }
             config::LedgerStore::Redis(url) => {
                 let (prefix, limits) = (redis::prefix(&config.queue), Limits::from(config));
-                let opened = redis::RedisLedger::open_to_read(url, &prefix, limits, Clock::system()).await;
+                let opened = redis::RedisLedger::open(url, &prefix, limits, Clock::system(), true).await;
                 opened.map(|ledger| Self(Store::Redis(Box::new(ledger)))).map_err(|error| error.to_string())
             }
         }
     }
 
     /// The entry whose key begins with `prefix`.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
     pub async fn find(&self, prefix: KeyPrefix) -> Result<Option<Entry>, LedgerError> {
         match &self.0 {
-            Store::File(path) => {
-                let path = path.clone();
-                let reading = tokio::task::spawn_blocking(move || sqlite::find(&path, prefix));
-                reading.await.unwrap_or_else(|_| Err(sqlite::unreadable()))
-            }
+            Store::File(path) => sqlite::find(path, prefix).await,
             Store::Redis(ledger) => ledger.find(prefix).await,
         }
     }
 
-    /// The entries of some messages. Expired entries are among them until the worker has removed them.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn get(&self, keys: &[Key]) -> Result<Lookup, LedgerError> {
+    /// What the ledger knows about itself, and the entries of some messages. Expired entries are among them until the worker has
+    /// removed them.
+    pub async fn get(&self, keys: &[Key]) -> Result<(LedgerMetadata, Vec<Option<Entry>>), LedgerError> {
         match &self.0 {
-            Store::File(path) => {
-                let (path, keys) = (path.clone(), keys.to_vec());
-                let reading = tokio::task::spawn_blocking(move || sqlite::read_only(&path, &keys));
-                let (about, entries) = reading.await.unwrap_or_else(|_| Err(sqlite::unreadable()))?;
-                Ok(Lookup { entries, about })
-            }
+            Store::File(path) => sqlite::read_only(path, keys.to_vec()).await,
             Store::Redis(ledger) => {
                 let mut entries = Vec::with_capacity(keys.len());
                 for key in keys {
                     entries.push(ledger.get(key).await?);
                 }
-                Ok(Lookup { entries, about: ledger.about() })
+                Ok((ledger.about(), entries))
             }
         }
     }

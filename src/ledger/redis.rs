@@ -11,21 +11,23 @@
 
 mod connection;
 pub mod inspect;
-mod stored;
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use redis::FromRedisValue;
 
 use self::connection::{Connection, ConnectionManager, Query};
 use super::entry::{apply, horizon};
-use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits, new_id};
+use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits, new_id};
 use crate::clock::Clock;
 use crate::config::SharedSecret;
+use crate::sync::lock;
 
 /// What all keys of all ledgers begin with.
 pub const PREFIX: &str = "wolkvox-task-worker:";
@@ -35,7 +37,7 @@ const FORMAT: &str = "1";
 const MAX_TRIES: usize = 100;
 /// The most entries that one change forgets.
 const MAX_SWEPT: usize = 16;
-/// How many keys one step of a search reads.
+/// How many names one step of a search reads.
 const SCAN_COUNT: usize = 5_000;
 /// Replaces an entry if it has not changed since it was read.
 const SET_ENTRY: &str = include_str!("redis/record.lua");
@@ -43,7 +45,6 @@ const SET_ENTRY: &str = include_str!("redis/record.lua");
 const SET_ABOUT: &str = include_str!("redis/about.lua");
 
 /// The prefix of a ledger's keys. Each work queue has a ledger of its own, because what a ledger proves depends on its queue.
-#[must_use]
 pub fn prefix(queue: &str) -> String {
     format!("{PREFIX}{queue}:")
 }
@@ -57,7 +58,7 @@ pub struct RedisLedger {
     verified: Mutex<Option<Connection>>,
     /// Held while `about` is read or replaced, so that an older value never replaces a newer one.
     verifying: tokio::sync::Mutex<()>,
-    about: Mutex<About>,
+    about: Mutex<LedgerMetadata>,
     entries: AtomicU64,
     limits: Limits,
     clock: Clock,
@@ -72,28 +73,9 @@ struct Keys {
 }
 
 impl RedisLedger {
-    /// Connects, and reads what the ledger knows about itself; a new ledger writes it first. All keys begin with `prefix`.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached or refuses a command, or another version wrote the ledger.
-    pub async fn open(url: &SharedSecret, prefix: &str, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
-        Self::connect(url, prefix, limits, clock, false).await
-    }
-
-    /// As [`RedisLedger::open`], but writes nothing.
-    ///
-    /// # Errors
-    /// As [`RedisLedger::open`].
-    pub async fn open_to_read(
-        url: &SharedSecret,
-        prefix: &str,
-        limits: Limits,
-        clock: Clock,
-    ) -> Result<Self, LedgerError> {
-        Self::connect(url, prefix, limits, clock, true).await
-    }
-
-    async fn connect(
+    /// Connects, and reads what the ledger knows about itself. A new ledger writes it first, unless `is_read_only`. All keys
+    /// begin with `prefix`.
+    pub async fn open(
         url: &SharedSecret,
         prefix: &str,
         limits: Limits,
@@ -107,7 +89,7 @@ impl RedisLedger {
             keys,
             verified: Mutex::default(),
             verifying: tokio::sync::Mutex::default(),
-            about: Mutex::new(About { id: String::new(), ..About::new() }),
+            about: Mutex::new(LedgerMetadata { id: String::new(), ..LedgerMetadata::new() }),
             entries: AtomicU64::new(0),
             limits,
             clock,
@@ -126,14 +108,14 @@ impl RedisLedger {
         let _verifying = self.verifying.lock().await;
         if !self.is_verified(&connection) {
             self.verify(&connection).await?;
-            *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
+            *lock(&self.verified) = Some(connection.clone());
         }
         Ok(connection)
     }
 
     fn is_verified(&self, connection: &Connection) -> bool {
-        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        verified.as_ref().is_some_and(|verified| verified.is_same(connection))
+        let verified = lock(&self.verified);
+        verified.as_ref().is_some_and(|verified| Arc::ptr_eq(verified, connection))
     }
 
     /// Reads what the ledger knows about itself, and compares the server's replication id with the stored one. Another id means
@@ -155,15 +137,17 @@ impl RedisLedger {
             self.manager.query_on(connection, &Query::Pipeline(first)).await?;
         let text = |name: &str| found.get(name).cloned().unwrap_or_default();
         if found.get("format").is_some_and(|format| format != FORMAT) {
-            return Err(self.manager.other_format(&text("format"), FORMAT));
+            let problem = format!("it has format {:?}, and this version knows format {FORMAT}", text("format"));
+            let advice = "run the version that wrote it, or name another database in ledger.url";
+            return Err(self.manager.error(problem, advice));
         }
-        let mut about = About {
+        let mut about = LedgerMetadata {
             id: text("id"),
             proves_unsent: text("proves_unsent") == "1",
             other_owner: text("other_owner") == "1",
             epoch: text("epoch").parse().unwrap_or(0),
             identities: text("identities"),
-            last_change: newest.first().and_then(|(_, at)| stored::score_time(*at)),
+            last_change: newest.first().and_then(|(_, at)| Timestamp::from_millisecond(*at as i64).ok()),
         };
         self.entries.store(entries, Ordering::Relaxed);
         let mut info = redis::cmd("INFO");
@@ -186,7 +170,7 @@ impl RedisLedger {
                 return Err(self.manager.contended());
             }
         }
-        *self.about.lock().unwrap_or_else(PoisonError::into_inner) = about;
+        *lock(&self.about) = about;
         Ok(())
     }
 
@@ -194,8 +178,8 @@ impl RedisLedger {
     async fn write_about(
         &self,
         connection: &Connection,
-        seen: &About,
-        about: &About,
+        seen: &LedgerMetadata,
+        about: &LedgerMetadata,
         replication: &str,
     ) -> Result<bool, LedgerError> {
         let mut call = redis::cmd("EVAL");
@@ -220,7 +204,7 @@ impl RedisLedger {
         }
     }
 
-    async fn read(&self, key: &Key) -> Result<String, LedgerError> {
+    async fn read(&self, key: impl Display) -> Result<String, LedgerError> {
         let mut get = redis::cmd("GET");
         get.arg(format!("{}{key}", self.keys.entry));
         let found: Option<String> = self.query(&Query::Command(get)).await?;
@@ -228,7 +212,9 @@ impl RedisLedger {
     }
 
     fn decode(&self, text: &str) -> Result<Option<Entry>, LedgerError> {
-        let entry = stored::decode(text).ok_or_else(|| self.manager.unreadable_entry())?;
+        let entry = (!text.is_empty()).then(|| serde_json::from_str(text)).transpose();
+        let advice = "name a database in ledger.url that only the workers write to";
+        let entry: Option<Entry> = entry.map_err(|_| self.manager.error("an entry cannot be read", advice))?;
         Ok(entry.filter(|entry| !entry.is_expired(self.clock.now(), self.limits.retention)))
     }
 
@@ -246,7 +232,7 @@ impl RedisLedger {
                 Replaced::Changed(found) => seen = found,
                 Replaced::OtherLedger => {
                     // Redis was emptied, or may have lost writes: read again what the ledger knows about itself.
-                    *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    *lock(&self.verified) = None;
                     seen = self.read(key).await?;
                     if let Change::Claim { new, .. } = change {
                         // The decision used a proof that no longer holds, so the claim conflicts; unless it was written
@@ -268,13 +254,15 @@ impl RedisLedger {
         let score = if is_claimed { "+inf".to_owned() } else { after.at.as_millisecond().to_string() };
         let ttl = if is_claimed { String::new() } else { self.limits.retention.as_millis().max(1).to_string() };
         let (name, id) = (key.to_string(), self.about().id);
+        // Cannot fail: the fields are numbers and texts.
+        let json = serde_json::to_string(after).unwrap_or_default();
         let mut call = redis::cmd("EVAL");
         call.arg(SET_ENTRY)
             .arg(3)
             .arg(format!("{}{name}", self.keys.entry))
             .arg(&self.keys.index)
             .arg(&self.keys.about);
-        call.arg(id).arg(seen).arg(stored::encode(after)).arg(name).arg(score).arg(ttl);
+        call.arg(id).arg(seen).arg(json).arg(name).arg(score).arg(ttl);
         call.arg(horizon(self.clock.now(), self.limits.retention)).arg(self.limits.max_entries).arg(MAX_SWEPT);
         call.arg(&self.keys.entry).arg(epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
         let (replaced, found, entries): (i8, String, u64) = self.query(&Query::Command(call)).await?;
@@ -287,13 +275,6 @@ impl RedisLedger {
             _ => Replaced::OtherLedger,
         })
     }
-}
-
-/// Escapes a text for the pattern of `SCAN`, so that it matches only itself.
-fn escape_pattern(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| matches!(c, '*' | '?' | '[' | ']' | '^' | '\\').then_some('\\').into_iter().chain([c]))
-        .collect()
 }
 
 enum Replaced {
@@ -315,18 +296,16 @@ impl Ledger for RedisLedger {
         async move {
             let mut cursor = 0_u64;
             loop {
-                let mut scan = redis::cmd("SCAN");
-                scan.arg(cursor)
+                let mut scan = redis::cmd("ZSCAN");
+                scan.arg(&self.keys.index)
+                    .arg(cursor)
                     .arg("MATCH")
-                    .arg(format!("{}{prefix}*", escape_pattern(&self.keys.entry)))
+                    .arg(format!("{prefix}*"))
                     .arg("COUNT")
                     .arg(SCAN_COUNT);
-                let (next, found): (u64, Vec<String>) = self.query(&Query::Command(scan)).await?;
-                if let Some(key) = found.first() {
-                    let mut get = redis::cmd("GET");
-                    get.arg(key);
-                    let text: Option<String> = self.query(&Query::Command(get)).await?;
-                    return self.decode(&text.unwrap_or_default());
+                let (next, found): (u64, Vec<(String, String)>) = self.query(&Query::Command(scan)).await?;
+                if let Some((key, _)) = found.first() {
+                    return self.decode(&self.read(key).await?);
                 }
                 if next == 0 {
                     return Ok(None);
@@ -337,29 +316,29 @@ impl Ledger for RedisLedger {
         .boxed()
     }
 
-    fn about(&self) -> About {
-        self.about.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn about(&self) -> LedgerMetadata {
+        lock(&self.about).clone()
     }
 
-    fn reload_about(&self) -> BoxFuture<'_, Result<About, LedgerError>> {
+    fn reload_about(&self) -> BoxFuture<'_, Result<LedgerMetadata, LedgerError>> {
         async move {
-            *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *lock(&self.verified) = None;
             self.verified_connection().await?;
             Ok(self.about())
         }
         .boxed()
     }
 
-    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
+    fn set_about(&self, seen: LedgerMetadata, about: LedgerMetadata) -> BoxFuture<'_, Result<bool, LedgerError>> {
         async move {
             let connection = self.verified_connection().await?;
             let _verifying = self.verifying.lock().await;
             let is_set = self.write_about(&connection, &seen, &about, "").await?;
             if is_set {
-                *self.about.lock().unwrap_or_else(PoisonError::into_inner) = about;
+                *lock(&self.about) = about;
             } else {
                 // The next query reads it again.
-                *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                *lock(&self.verified) = None;
             }
             Ok(is_set)
         }
@@ -379,7 +358,7 @@ impl Ledger for RedisLedger {
         false
     }
 
-    fn len(&self) -> u64 {
+    fn entries(&self) -> u64 {
         self.entries.load(Ordering::Relaxed)
     }
 }

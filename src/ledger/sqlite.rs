@@ -12,7 +12,7 @@ mod tests;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,9 +22,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 pub use self::inspect::{FileState, inspect};
-use self::store::{Operation, Store};
-use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits};
+use self::store::{Operation, Store, Work};
+use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits};
 use crate::clock::Clock;
+use crate::sync::lock;
 
 /// How many operations can wait for the thread; callers with more wait for room.
 const QUEUE_CAPACITY: usize = 1024;
@@ -36,14 +37,14 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// See the module's documentation.
 pub struct SqliteLedger {
     shared: Arc<Shared>,
-    operations: Option<mpsc::Sender<Operation>>,
-    thread: Option<JoinHandle<()>>,
+    /// None only while the ledger is dropped.
+    thread: Option<(mpsc::Sender<Operation>, JoinHandle<()>)>,
 }
 
 /// What the database's thread shows to the others.
 struct Shared {
     file: file::LedgerFile,
-    about: Mutex<About>,
+    about: Mutex<LedgerMetadata>,
     entries: AtomicU64,
     /// The damage that the background check of the whole file has found.
     damage: Mutex<Option<LedgerError>>,
@@ -52,22 +53,15 @@ struct Shared {
 impl SqliteLedger {
     /// Opens the file. If it does not exist, creates it so that only its owner can read it; the folder must exist. A large file
     /// is checked for damage in the background.
-    ///
-    /// # Errors
-    /// When another worker has the file open, it is damaged, of another version or on a network file system, or its folder is
-    /// missing.
     pub async fn open(path: &Path, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
-        let path = path.to_owned();
-        let opening = tokio::task::spawn_blocking(move || Self::open_blocking(&path, limits, clock));
-        opening.await.unwrap_or_else(|_| Err(file::LedgerFile::unknown().stopped()))
+        blocking(path, move |file| Self::open_blocking(file, limits, clock)).await
     }
 
-    fn open_blocking(path: &Path, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
-        let file = file::LedgerFile::of(path);
+    fn open_blocking(file: file::LedgerFile, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
         let store = Store::open(&file, limits, clock)?;
         let shared = Arc::new(Shared {
-            about: Mutex::new(store.about().clone()),
-            entries: AtomicU64::new(store.entries()),
+            about: Mutex::new(store.about.clone()),
+            entries: AtomicU64::new(store.entries),
             damage: Mutex::default(),
             file,
         });
@@ -79,46 +73,49 @@ impl SqliteLedger {
             // It ends by itself. The process does not wait for it.
             spawn(&shared.file, "ledger-check", move || {
                 if let Err(error) = store::check_whole(&state.file) {
-                    *state.damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    *lock(&state.damage) = Some(error);
                 }
             })?;
         }
-        Ok(Self { shared, operations: Some(operations), thread: Some(thread) })
+        Ok(Self { shared, thread: Some((operations, thread)) })
     }
 
     /// Gives an operation to the thread and waits for its result.
-    async fn run<T>(
-        &self,
-        operation: impl FnOnce(oneshot::Sender<Result<T, LedgerError>>) -> Operation,
-    ) -> Result<T, LedgerError> {
-        let damage = self.shared.damage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    async fn run(&self, work: Work) -> Result<Changed, LedgerError> {
+        let damage = lock(&self.shared.damage).clone();
         if let Some(damage) = damage {
             return Err(damage);
         }
         let (reply, answer) = oneshot::channel();
-        let operation = operation(reply);
+        let operation = Operation { work, reply };
         let answered = async {
-            match &self.operations {
-                Some(operations) if operations.send(operation).await.is_ok() => answer.await.ok(),
+            match &self.thread {
+                Some((operations, _)) if operations.send(operation).await.is_ok() => answer.await.ok(),
                 _ => None,
             }
         };
         match timeout(TIMEOUT, answered).await {
             Ok(Some(answer)) => answer,
-            Ok(None) => Err(self.shared.file.stopped()),
-            Err(_) => Err(self.shared.file.slow(TIMEOUT)),
+            Ok(None) => Err(self.shared.file.error("its thread has ended", "restart the worker")),
+            Err(_) => {
+                let problem = format!("no answer within {} s", TIMEOUT.as_secs());
+                Err(self.shared.file.error(problem, "look at the disk's load and health"))
+            }
         }
     }
 }
 
 /// Reads entries from another process: see [`store::read_only`].
-pub(super) fn read_only(path: &Path, keys: &[Key]) -> Result<(About, Vec<Option<Entry>>), LedgerError> {
-    store::read_only(&file::LedgerFile::of(path), keys).map(|(about, _, entries)| (about, entries))
+pub(super) async fn read_only(
+    path: &Path,
+    keys: Vec<Key>,
+) -> Result<(LedgerMetadata, Vec<Option<Entry>>), LedgerError> {
+    blocking(path, move |file| store::read_only(&file, &keys).map(|(about, _, entries)| (about, entries))).await
 }
 
-/// Finds an entry by the beginning of its key, from another process.
-pub(super) fn find(path: &Path, prefix: KeyPrefix) -> Result<Option<Entry>, LedgerError> {
-    store::find(&file::LedgerFile::of(path), prefix)
+/// Finds an entry by the beginning of its key, from any process.
+pub(super) async fn find(path: &Path, prefix: KeyPrefix) -> Result<Option<Entry>, LedgerError> {
+    blocking(path, move |file| store::find(&file, prefix)).await
 }
 
 /// The error that there is no file at `path`.
@@ -126,9 +123,14 @@ pub(super) fn missing(path: &Path) -> LedgerError {
     file::LedgerFile::of(path).missing()
 }
 
-/// The error that the reading thread ended without an answer.
-pub(super) fn unreadable() -> LedgerError {
-    file::LedgerFile::unknown().stopped()
+/// Runs work that waits for the disk.
+async fn blocking<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce(file::LedgerFile) -> Result<T, LedgerError> + Send + 'static,
+) -> Result<T, LedgerError> {
+    let file = file::LedgerFile::of(path);
+    let working = tokio::task::spawn_blocking(move || work(file));
+    working.await.unwrap_or_else(|_| Err(LedgerError::new("file", "its thread has ended", "restart the worker")))
 }
 
 fn spawn(
@@ -150,51 +152,45 @@ fn run(mut queue: mpsc::Receiver<Operation>, mut store: Store, shared: &Shared) 
             batch.push(next);
         }
         let answers = store.carry_out(&batch);
-        shared.entries.store(store.entries(), Ordering::Relaxed);
-        shared.about.lock().unwrap_or_else(PoisonError::into_inner).clone_from(store.about());
+        shared.entries.store(store.entries, Ordering::Relaxed);
+        lock(&shared.about).clone_from(&store.about);
         match answers {
-            Ok(answers) => batch.drain(..).zip(answers).for_each(|(operation, answer)| operation.answer(answer)),
-            Err(error) => batch.drain(..).for_each(|operation| operation.refuse(&error)),
+            Ok(answers) => batch.drain(..).zip(answers).for_each(|(waiting, answer)| drop(waiting.reply.send(answer))),
+            Err(error) => batch.drain(..).for_each(|waiting| drop(waiting.reply.send(Err(error.clone())))),
         }
     }
 }
 
 impl Ledger for SqliteLedger {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
-        self.run(|reply| Operation::Get { key: *key, reply }).boxed()
-    }
-
-    fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {
-        self.run(|reply| Operation::Change { key: *key, change, reply }).boxed()
-    }
-
-    fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
-        let file = self.shared.file.clone();
         async move {
-            let reading = tokio::task::spawn_blocking(move || store::find(&file, prefix));
-            reading.await.unwrap_or_else(|_| Err(unreadable()))
+            let (Changed::Done(entry) | Changed::Conflict(entry)) = self.run(Work::Get(*key)).await?;
+            Ok(entry)
         }
         .boxed()
     }
 
-    fn about(&self) -> About {
-        self.shared.about.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {
+        self.run(Work::Change(*key, change)).boxed()
     }
 
-    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
-        self.run(|reply| Operation::SetAbout { seen, about, reply }).boxed()
+    fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
+        find(&self.shared.file.path, prefix).boxed()
     }
 
-    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
-        let about = self.about();
-        async move { self.set_about(about.clone(), about).await.map(drop) }.boxed()
+    fn about(&self) -> LedgerMetadata {
+        lock(&self.shared.about).clone()
+    }
+
+    fn set_about(&self, seen: LedgerMetadata, about: LedgerMetadata) -> BoxFuture<'_, Result<bool, LedgerError>> {
+        async move { Ok(self.run(Work::SetAbout { seen, about }).await? == Changed::Done(None)) }.boxed()
     }
 
     fn is_exclusive(&self) -> bool {
         true
     }
 
-    fn len(&self) -> u64 {
+    fn entries(&self) -> u64 {
         self.shared.entries.load(Ordering::Relaxed)
     }
 }
@@ -202,8 +198,8 @@ impl Ledger for SqliteLedger {
 impl Drop for SqliteLedger {
     fn drop(&mut self) {
         // Without a sender the thread ends and frees the file for the next owner.
-        self.operations = None;
-        if let Some(thread) = self.thread.take() {
+        if let Some((operations, thread)) = self.thread.take() {
+            drop(operations);
             let _ = thread.join();
         }
     }

@@ -61,11 +61,15 @@ pub fn unpack<'a>(body: &'a [u8], content_encoding: Option<&str>) -> Result<Cow<
 /// # Errors
 /// `too_large`.
 pub(crate) fn check_size(body: &[u8]) -> Result<(), Failure> {
-    if body.len() > MAX_BODY {
-        let text = format!("the body has {} bytes; at most {MAX_BODY} are allowed", body.len());
-        return Err(Failure::new(Stage::Decode, Kind::TooLarge, text));
+    match body.len() > MAX_BODY {
+        true => Err(Failure::new(Stage::Decode, Kind::TooLarge, too_large(body.len()))),
+        false => Ok(()),
     }
-    Ok(())
+}
+
+/// What is wrong with a body of more than [`MAX_BODY`] bytes.
+pub(crate) fn too_large(bytes: usize) -> String {
+    format!("the body has {bytes} bytes; at most {MAX_BODY} are allowed")
 }
 
 /// The body as text, which can be JSON.

@@ -280,7 +280,7 @@ impl Mapper {
 
 /// Describes a problem of a task that a rule created. A rule without a required field is refused at start. So a field that
 /// is missing here has a template that gave an empty text.
-fn explained(problem: &task::Problem) -> String {
+fn explained(problem: &task::FieldProblem) -> String {
     let text = problem.without_value();
     match problem.field.as_str() {
         "reminder_date" => text,

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::config::{self, Priority, ReferencePlace};
 use crate::message::failure::{Failure, Kind, ProblemLine, Stage, shorten};
 use crate::message::reference::Reference;
-use crate::message::task::{Decoded, Problem, Task};
+use crate::message::task::{Decoded, FieldProblem, Task};
 
 pub(crate) mod date;
 
@@ -93,7 +93,7 @@ impl Mapping {
     pub fn map<'a>(&'a self, decoded: Decoded<'a>) -> Result<Payload<'a>, Failure> {
         let stage = if decoded.problems.is_empty() { Stage::Map } else { Stage::Decode };
         self.check(decoded).map_err(|problems| {
-            let line = |problem: &Problem| ProblemLine {
+            let line = |problem: &FieldProblem| ProblemLine {
                 text: problem.to_string(),
                 without_value: Some(problem.without_value()),
             };
@@ -105,7 +105,7 @@ impl Mapping {
     ///
     /// # Errors
     /// Every bad field, those that decoding found included.
-    pub fn check<'a>(&'a self, decoded: Decoded<'a>) -> Result<Payload<'a>, Vec<Problem>> {
+    pub fn check<'a>(&'a self, decoded: Decoded<'a>) -> Result<Payload<'a>, Vec<FieldProblem>> {
         let mut problems = decoded.problems;
         match self.fields(decoded.task, &mut problems) {
             Some(fields) if problems.is_empty() => {
@@ -115,14 +115,14 @@ impl Mapping {
         }
     }
 
-    fn fields<'a>(&'a self, task: Task<'a>, problems: &mut Vec<Problem>) -> Option<Fields<'a>> {
+    fn fields<'a>(&'a self, task: Task<'a>, problems: &mut Vec<FieldProblem>) -> Option<Fields<'a>> {
         let defaults = &self.defaults;
         let remember = task.remember.unwrap_or(defaults.remember);
         let dates = self.dates(remember, task.completion_date, task.reminder_date, problems);
         let mut required = |field: &str, given: Option<Cow<'a, str>>, default: Option<&'a String>| {
             let value = given.or(default.map(Cow::from));
             if value.is_none() && !problems.iter().any(|p| p.field == field) {
-                problems.push(Problem::new(field, "is missing; a text is required"));
+                problems.push(FieldProblem::new(field, "is missing; a text is required"));
             }
             value
         };
@@ -151,17 +151,17 @@ impl Mapping {
         remember: bool,
         completion: Option<Cow<'a, str>>,
         reminder: Option<Cow<'a, str>>,
-        problems: &mut Vec<Problem>,
+        problems: &mut Vec<FieldProblem>,
     ) -> Option<(Cow<'a, str>, Cow<'a, str>)> {
-        let bad = |field: &str, problems: &[Problem]| problems.iter().any(|p| p.field == field);
+        let bad = |field: &str, problems: &[FieldProblem]| problems.iter().any(|p| p.field == field);
         let completion = self.date("completion_date", completion, problems);
         let reminder = self.date("reminder_date", reminder, problems);
         if completion.is_none() && !bad("completion_date", problems) {
-            problems.push(Problem::new("completion_date", format!("is missing; {}", date::ALLOWED)));
+            problems.push(FieldProblem::new("completion_date", format!("is missing; {}", date::ALLOWED)));
         }
         let is_asked = remember && !bad("remember", problems);
         if is_asked && reminder.is_none() && !bad("reminder_date", problems) {
-            problems.push(Problem::new("reminder_date", "is missing; it is required when remember is true"));
+            problems.push(FieldProblem::new("reminder_date", "is missing; it is required when remember is true"));
         }
         let (completion, completion_text) = completion?;
         let Some((reminder, reminder_text)) = reminder else {
@@ -172,7 +172,7 @@ impl Mapping {
                 "is {reminder_text} in the account's time zone; it must not be after completion_date, {completion_text}"
             );
             let without_value = "is after completion_date; it must not be after it";
-            problems.push(Problem::quoting("reminder_date", text, without_value));
+            problems.push(FieldProblem::quoting("reminder_date", text, without_value));
         }
         Some((completion_text, reminder_text))
     }
@@ -182,14 +182,14 @@ impl Mapping {
         &self,
         field: &str,
         given: Option<Cow<'a, str>>,
-        problems: &mut Vec<Problem>,
+        problems: &mut Vec<FieldProblem>,
     ) -> Option<(DateTime, Cow<'a, str>)> {
         let text = given?;
         let date = match date::read(&text, &self.timezone) {
             Ok(date) => date,
             Err(error) => {
                 let text = format!("is {:?}, {error}", shorten(&text, 40));
-                problems.push(Problem::quoting(field, text, error.without_value()));
+                problems.push(FieldProblem::quoting(field, text, error.without_value()));
                 return None;
             }
         };

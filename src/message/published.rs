@@ -1,4 +1,4 @@
-//! Reads when a message was published from its AMQP `timestamp`. Pure.
+//! Reads the time of publishing from a message's AMQP property `timestamp`. Pure.
 
 use jiff::Timestamp;
 

@@ -61,17 +61,17 @@ pub struct Header {
     /// Its type.
     pub kind: &'static str,
     /// Whether retry copies carry it, or only dead letters.
-    pub on_retry: bool,
+    pub is_on_retry_copy: bool,
     /// What it says.
     pub meaning: &'static str,
 }
 
 const fn retried(name: &'static str, kind: &'static str, meaning: &'static str) -> Header {
-    Header { name, kind, on_retry: true, meaning }
+    Header { name, kind, is_on_retry_copy: true, meaning }
 }
 
 const fn dead(name: &'static str, kind: &'static str, meaning: &'static str) -> Header {
-    Header { on_retry: false, ..retried(name, kind, meaning) }
+    Header { is_on_retry_copy: false, ..retried(name, kind, meaning) }
 }
 
 /// Our headers. They are read from a message, and replaced on every copy.

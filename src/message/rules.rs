@@ -40,7 +40,7 @@ mod tree;
 mod value;
 mod work;
 
-use condition::Tried;
+use condition::ConditionResult;
 pub(crate) use context::Incoming;
 use context::{Context, MAX_ID, Variables};
 use moment::Calendar;
@@ -209,8 +209,8 @@ impl Rules {
         let by_rule = |failure: Failure| failure.by_rule(&rule.name);
         let context = variables.context(&condition.names.variables).map_err(by_rule)?;
         match condition::try_on(condition, &context) {
-            Ok(Tried::True) => Ok(None),
-            Ok(Tried::False(part)) => Ok(Some(Reason::False(part))),
+            Ok(ConditionResult::True) => Ok(None),
+            Ok(ConditionResult::False(part)) => Ok(Some(Reason::False(part))),
             Err(FailureReason::Missing(text)) => Ok(Some(Reason::Missing(text))),
             Err(FailureReason::Wrong(text)) => Err(failed(&rule.name, "when", &text)),
         }

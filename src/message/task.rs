@@ -54,7 +54,7 @@ pub struct Task<'a> {
 
 /// A bad field and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct FieldProblem {
     /// The field's name as the message has it.
     pub field: String,
     /// What it held and what is allowed.
@@ -63,7 +63,7 @@ pub struct Problem {
     without_value: Option<String>,
 }
 
-impl Problem {
+impl FieldProblem {
     /// A problem of `field`, in words that hold no value.
     pub fn new(field: impl Into<String>, text: impl Into<String>) -> Self {
         Self { field: field.into(), text: text.into(), without_value: None }
@@ -81,7 +81,7 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for FieldProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.text)
     }
@@ -93,7 +93,7 @@ pub struct Decoded<'a> {
     /// The good fields.
     pub task: Task<'a>,
     /// The bad ones.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<FieldProblem>,
 }
 
 /// Decodes a task message whose body is already decompressed; see [`body::unpacked`].
@@ -150,7 +150,7 @@ impl<'a> Given<'a> {
 
 impl<'a> Decoded<'a> {
     fn problem(&mut self, field: &str, text: impl Into<String>) {
-        self.problems.push(Problem::new(named(field), text));
+        self.problems.push(FieldProblem::new(named(field), text));
     }
 
     /// A field holds something else than is allowed.
@@ -163,8 +163,11 @@ impl<'a> Decoded<'a> {
             Value::Object(_) => "is an object",
             Value::Null => "is null",
         };
-        let problem =
-            Problem::quoting(named(field), format!("is {}; {allowed}", shown(held)), format!("{is}; {allowed}"));
+        let problem = FieldProblem::quoting(
+            named(field),
+            format!("is {}; {allowed}", shown(&held.to_string())),
+            format!("{is}; {allowed}"),
+        );
         self.problems.push(problem);
     }
 
@@ -180,9 +183,9 @@ impl<'a> Decoded<'a> {
             // Well-formed JSON that the parser cannot hold: half a surrogate pair, a number out of range, deeply nested
             // brackets.
             Err(error) => {
-                let held = shorten(value.get(), MAX_SHOWN);
+                let held = shown(value.get());
                 let rest = format!("cannot be read: {}; {} is allowed", body::reason(&error), allowed(field));
-                self.problems.push(Problem::quoting(named(field), format!("is {held}, which {rest}"), rest));
+                self.problems.push(FieldProblem::quoting(named(field), format!("is {held}, which {rest}"), rest));
             }
         }
     }
@@ -262,7 +265,7 @@ impl<'a> Decoded<'a> {
             _ => ("are", "known fields"),
         };
         let text = format!("{are} not {field}; the known ones are {}", FIELDS.join(", "));
-        self.problems.push(Problem::new(listed.join(", "), text));
+        self.problems.push(FieldProblem::new(listed.join(", "), text));
     }
 }
 
@@ -286,9 +289,13 @@ fn integer(value: &RawValue) -> Option<&str> {
 /// Longest value that a problem report quotes, in bytes.
 const MAX_SHOWN: usize = 60;
 
-/// A value as a problem report quotes it.
-fn shown(value: &Value) -> String {
-    shorten(&value.to_string(), MAX_SHOWN)
+/// A JSON value as a problem report quotes it. A text, list or object that is shortened keeps its end mark, which shows where
+/// the value ends.
+fn shown(json: &str) -> String {
+    match json.chars().last().filter(|mark| matches!(mark, '"' | ']' | '}')) {
+        Some(mark) if json.len() > MAX_SHOWN => format!("{}{mark}", shorten(json, MAX_SHOWN - 1)),
+        Some(_) | None => shorten(json, MAX_SHOWN),
+    }
 }
 
 /// A field's name in a problem report, quoted if it is not a simple name.

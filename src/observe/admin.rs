@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::message::reference::Reference;
-use crate::observe::ledger_page::MOST_IDS;
-use crate::observe::listener::{NewestConnections, accept};
+use crate::observe::ledger_page::MAX_IDS;
+use crate::observe::listener::{NewestConnections, RetryingListener};
 use crate::observe::status::Status;
 
 /// The pages and their answers, as docs/reference.md lists them.
@@ -41,11 +41,11 @@ pub const PAGES: [(&str, &str); 5] = [
 ];
 
 /// The most references in one call of `/ledger`: a search can read the whole ledger.
-const MOST_REFERENCES: usize = 10;
+const MAX_REFERENCES: usize = 10;
 /// Time limit for the answer to [`probe`].
-const PROBE: Duration = Duration::from_secs(3);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time limit for a connection, which serves one request.
-const EXCHANGE: Duration = Duration::from_secs(5);
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most connections at once. Among thousands that send nothing, one has enough time for its request. The rest of the
 /// worker still has file descriptors if the process has 1,024.
 const MAX_CONNECTIONS: usize = 256;
@@ -58,15 +58,16 @@ const GRACE: Duration = Duration::from_secs(1);
 pub async fn serve(listener: TcpListener, status: Arc<Status>, stop: CancellationToken) {
     let routes = TowerToHyperService::new(routes(status));
     let (mut newest, connections) = (NewestConnections::new(MAX_CONNECTIONS), TaskTracker::new());
+    let mut listener = RetryingListener::new(listener, "admin.listen");
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).keep_alive(false).max_buf_size(MAX_REQUEST);
-    while let Some(stream) = stop.run_until_cancelled(accept(&listener, "admin.listen")).await {
+    while let Some((stream, _)) = stop.run_until_cancelled(listener.next()).await {
         let served = http.serve_connection(TokioIo::new(stream), routes.clone());
         let stop = stop.clone();
         let task = connections.spawn(async move {
             tokio::select! {
                 // A client that sends a broken request, or sends too slowly, gets no answer.
-                _ = timeout(EXCHANGE, served) => {}
+                _ = timeout(EXCHANGE_TIMEOUT, served) => {}
                 () = async { stop.cancelled().await; sleep(GRACE).await } => {}
             }
         });
@@ -120,11 +121,11 @@ async fn ledger(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) ->
     let (ids, references) = (of("id"), of("ref"));
     let references: Option<Vec<Reference>> = references.iter().map(|text| Reference::within(text)).collect();
     let references = match (ids.len(), references) {
-        (1..=MOST_IDS, Some(references)) if references.is_empty() => references,
-        (0, Some(references)) if (1..=MOST_REFERENCES).contains(&references.len()) => references,
+        (1..=MAX_IDS, Some(references)) if references.is_empty() => references,
+        (0, Some(references)) if (1..=MAX_REFERENCES).contains(&references.len()) => references,
         _ => {
             let allowed = format!(
-                "name 1 to {MOST_IDS} message ids, /ledger?id=A&id=B, or 1 to {MOST_REFERENCES} references, /ledger?ref=A\n"
+                "name 1 to {MAX_IDS} message ids, /ledger?id=A&id=B, or 1 to {MAX_REFERENCES} references, /ledger?ref=A\n"
             );
             return (StatusCode::BAD_REQUEST, allowed).into_response();
         }
@@ -165,7 +166,7 @@ pub async fn probe(address: SocketAddr) -> Result<(), String> {
 /// # Errors
 /// Its other answer, or why it could not be asked.
 pub async fn probe_page(address: SocketAddr, page: &str, process: &str) -> Result<(), String> {
-    let asked = timeout(PROBE, ask(address, page)).await;
+    let asked = timeout(PROBE_TIMEOUT, ask(address, page)).await;
     let answer = asked.map_err(|_| "no answer".to_owned()).and_then(|asked| asked.map_err(|e| e.to_string()));
     let answer = answer
         .map_err(|why| format!("no {process} answers on {address}: {}; does it run?", crate::net::words(&why)))?;
@@ -178,12 +179,12 @@ pub async fn probe_page(address: SocketAddr, page: &str, process: &str) -> Resul
 
 async fn ask(address: SocketAddr, page: &str) -> std::io::Result<String> {
     /// More than a page holds.
-    const MOST: u64 = 64 * 1024;
+    const MAX_ANSWER_BYTES: u64 = 64 * 1024;
     let mut stream = TcpStream::connect(reachable(address)).await?;
     let request = format!("GET {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
-    stream.take(MOST).read_to_string(&mut answer).await?;
+    stream.take(MAX_ANSWER_BYTES).read_to_string(&mut answer).await?;
     Ok(answer)
 }
 

@@ -1,4 +1,4 @@
-//! Turns each event of the worker into a log line, a metric, or both.
+//! Reports what happens in the worker: as log lines, as metrics, and on the status page.
 
 mod log;
 #[cfg(test)]
@@ -20,6 +20,7 @@ use crate::clock::rfc3339;
 use crate::crm::classify::Classified;
 use crate::gate::{BlockReason, Gate};
 use crate::ledger::LedgerError;
+use crate::message::body::too_large;
 use crate::message::disposition::{Disposition, Settlement};
 use crate::message::failure::{Kind, shorten};
 use crate::message::mapper::Mapper;
@@ -31,7 +32,7 @@ use crate::observe::watched_files::WatchedFiles;
 
 /// A settled delivery.
 #[derive(Clone, Copy, Debug)]
-pub struct Settled<'a> {
+pub struct SettledDelivery<'a> {
     /// The message id.
     pub message_id: Option<&'a str>,
     /// Whether its publisher gave it an id.
@@ -44,6 +45,8 @@ pub struct Settled<'a> {
     pub disposition: &'a Disposition,
     /// How it was settled.
     pub settlement: &'a Settlement,
+    /// The queue that its copy goes to.
+    pub to: Option<&'a str>,
     /// Attempts so far, including earlier rounds.
     pub attempts: u32,
     /// Its current round.
@@ -61,26 +64,26 @@ pub struct Settled<'a> {
 }
 
 /// Writes logs and metrics, and keeps what the status page shows.
-pub struct Events {
+pub struct Telemetry {
     metrics: Metrics,
     registry: Registry,
     failing: FailureLog,
-    last: Mutex<Last>,
+    last: Mutex<LastOccurrences>,
     /// The last settled messages, the newest first.
-    recent: Mutex<VecDeque<Recent>>,
+    recent: Mutex<VecDeque<RecentMessage>>,
     /// The files that are watched for changes.
     pub files: Arc<WatchedFiles>,
 }
 
 /// How many settled messages are kept.
-const RECENT: usize = 20;
+const MAX_RECENT: usize = 20;
 /// The longest reason of a settled message that is kept, in bytes.
-const RECENT_REASON: usize = 200;
+const MAX_REASON_BYTES: usize = 200;
 
 /// A settled message without its body, for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Recent {
+pub struct RecentMessage {
     /// When it was settled.
     pub at: String,
     /// Its message id.
@@ -97,27 +100,27 @@ pub struct Recent {
     pub duration_ms: u64,
 }
 
-/// The latest events, for people.
+/// What happened last, for the status page.
 #[derive(Clone, Debug, Default)]
-pub struct Last {
+pub struct LastOccurrences {
     /// When a task was created.
     pub created: Option<Timestamp>,
     /// The ledger's last failure.
     pub ledger_failure: Option<String>,
     /// Whether the worker was connected before.
-    connected: bool,
+    was_connected: bool,
 }
 
 /// A copy that RabbitMQ has not confirmed yet.
-pub struct Unconfirmed(Gauge);
+pub struct UnconfirmedCopy(Gauge);
 
-impl Drop for Unconfirmed {
+impl Drop for UnconfirmedCopy {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-impl Events {
+impl Telemetry {
     /// Metrics at zero, for a process that `started` at that time and consumes `queue` of `vhost`.
     #[must_use]
     pub fn new(vhost: &str, queue: &str, started: Timestamp) -> Self {
@@ -140,23 +143,23 @@ impl Events {
         self.metrics.counts()
     }
 
-    /// The latest events.
+    /// What happened last.
     #[must_use]
-    pub fn last(&self) -> Last {
+    pub fn last(&self) -> LastOccurrences {
         self.lock_last().clone()
     }
 
-    fn lock_last(&self) -> MutexGuard<'_, Last> {
+    fn lock_last(&self) -> MutexGuard<'_, LastOccurrences> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last settled messages, the newest first.
     #[must_use]
-    pub fn recent(&self) -> Vec<Recent> {
+    pub fn recent(&self) -> Vec<RecentMessage> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    fn remember(&self, settled: &Settled<'_>) {
+    fn remember(&self, settled: &SettledDelivery<'_>) {
         let failure = match settled.disposition {
             Disposition::DeadLetter(failure) => Some(failure),
             Disposition::Ack
@@ -172,18 +175,18 @@ impl Events {
             // An earlier attempt's reason says nothing about a task that exists.
             None => settled.reason.filter(|_| !is_created).map(Cow::from),
         };
-        let recent = Recent {
+        let recent = RecentMessage {
             at: rfc3339(settled.at),
             message_id: settled.message_id.map(ToOwned::to_owned),
             outcome: settled.disposition.as_str().to_owned(),
             kind: failure.map(|failure| failure.kind.as_str().to_owned()),
-            reason: reason.map(|reason| shorten(&reason, RECENT_REASON)),
+            reason: reason.map(|reason| shorten(&reason, MAX_REASON_BYTES)),
             attempts: settled.attempts,
             duration_ms: millis(settled.duration),
         };
         let mut kept = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         kept.push_front(recent);
-        kept.truncate(RECENT);
+        kept.truncate(MAX_RECENT);
     }
 
     /// A message was delivered.
@@ -191,13 +194,21 @@ impl Events {
         self.metrics.in_flight.inc();
     }
 
-    /// A request ended.
-    pub fn attempted(&self, message_id: Option<&str>, classified: &Classified, duration: Duration) {
+    /// A request on the token at this position ended: the message's `attempt`, counted from 1. An attempt that does not count
+    /// leaves its number to the next.
+    pub fn attempted(
+        &self,
+        message_id: Option<&str>,
+        attempt: u32,
+        token: usize,
+        classified: &Classified,
+        duration: Duration,
+    ) {
         self.metrics.attempts(classified.outcome).inc();
         self.metrics.attempt_seconds.observe(duration.as_secs_f64());
         let (message_id, outcome) = (message_id.unwrap_or("-"), classified.outcome.as_str());
-        let (status, duration_ms) = (classified.http_status, millis(duration));
-        tracing::debug!(message_id, outcome, status, duration_ms, reason = classified.reason, "attempt");
+        let (status, duration_ms, reason) = (classified.http_status, millis(duration), &*classified.reason);
+        tracing::debug!(message_id, attempt, token, outcome, status, duration_ms, reason, "attempt");
     }
 
     /// The CRM may have two tasks for a message.
@@ -210,7 +221,7 @@ impl Events {
     }
 
     /// A message was settled.
-    pub fn settled(&self, settled: &Settled<'_>) {
+    pub fn settled(&self, settled: &SettledDelivery<'_>) {
         self.metrics.in_flight.dec();
         let outcome = settled.disposition.as_str();
         let message_id = settled.message_id.unwrap_or("-");
@@ -244,7 +255,7 @@ impl Events {
     }
 
     /// The age of a message that is acked or dead-lettered.
-    fn aged(&self, settled: &Settled<'_>) {
+    fn aged(&self, settled: &SettledDelivery<'_>) {
         if settled.disposition == &Disposition::Ack {
             self.lock_last().created = Some(settled.at);
         }
@@ -268,9 +279,9 @@ impl Events {
     }
 
     /// A copy is being published. It counts as unconfirmed until the result is dropped.
-    pub fn publishing(&self) -> Unconfirmed {
+    pub fn publishing(&self) -> UnconfirmedCopy {
         self.metrics.unconfirmed.inc();
-        Unconfirmed(self.metrics.unconfirmed.clone())
+        UnconfirmedCopy(self.metrics.unconfirmed.clone())
     }
 
     /// A copy was not confirmed.
@@ -331,7 +342,7 @@ impl Events {
         match change {
             ConnectionChange::Connected { node, .. } => {
                 self.metrics.connected.set(1);
-                if std::mem::replace(&mut self.lock_last().connected, true) {
+                if std::mem::replace(&mut self.lock_last().was_connected, true) {
                     self.metrics.reconnects.inc();
                 }
                 self.failing.connected(node);
@@ -353,10 +364,10 @@ impl Events {
                 tracing::info!("serial mode is over");
             }
             ConnectionChange::Oversized { message_id, bytes } => {
-                let kind = Kind::TooLarge.as_str();
-                self.metrics.settled(Disposition::DEAD_LETTERED, kind).inc();
+                let (outcome, kind, reason) = (Disposition::DEAD_LETTERED, Kind::TooLarge.as_str(), too_large(*bytes));
+                self.metrics.settled(outcome, kind).inc();
                 let message_id = message_id.as_deref().unwrap_or("-");
-                tracing::warn!(message_id, outcome = Disposition::DEAD_LETTERED, kind, bytes, "settled by RabbitMQ");
+                tracing::warn!(message_id, outcome, kind, bytes, reason, "settled by RabbitMQ");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The worker's repeated failures (RabbitMQ, ledger, copies), each logged with [`Repeated`].
+//! Logs failures that last (RabbitMQ, ledger, copies): once at the start, and then once a minute, see [`Repeated`].
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -16,11 +16,11 @@ use crate::count::{counted, either, grouped};
 /// How far back rates are measured.
 const WINDOW: Duration = Duration::from_secs(300);
 /// The shortest time from which a rate is computed.
-const SHORTEST: Duration = Duration::from_secs(20);
+const MIN_SAMPLE_TIME: Duration = Duration::from_secs(20);
 /// After this time without a request the quota is not being used up.
 const IDLE: Duration = Duration::from_secs(60);
 /// The longest forecast. A rate of the last minutes says nothing about more.
-const FARTHEST: SignedDuration = SignedDuration::from_hours(24 * 30);
+const MAX_FORECAST: SignedDuration = SignedDuration::from_hours(24 * 30);
 
 /// Counts at one point in time.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +68,7 @@ impl Rates {
             .rev()
             .find(|sample| last.at.duration_since(sample.at) >= IDLE)
             .is_some_and(|before| before.calls == last.calls);
-        (took >= SHORTEST).then(|| Rate {
+        (took >= MIN_SAMPLE_TIME).then(|| Rate {
             messages: per_second(first.settled, last.settled),
             calls: if is_idle { 0.0 } else { per_second(first.calls, last.calls) },
         })
@@ -293,7 +293,7 @@ fn reset(now: Timestamp, zone: &TimeZone) -> Timestamp {
 }
 
 fn after(now: Timestamp, seconds: f64) -> Option<Timestamp> {
-    let wait = SignedDuration::try_from_secs_f64(seconds).ok().filter(|wait| *wait <= FARTHEST)?;
+    let wait = SignedDuration::try_from_secs_f64(seconds).ok().filter(|wait| *wait <= MAX_FORECAST)?;
     // Fractions of a second do not matter.
     Timestamp::from_second((now + wait).as_second()).ok()
 }

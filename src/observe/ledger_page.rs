@@ -7,7 +7,7 @@ use crate::clock::rfc3339;
 use crate::ledger;
 
 /// The most ids in one call of `/ledger`.
-pub const MOST_IDS: usize = 100;
+pub const MAX_IDS: usize = 100;
 
 /// What is known about a message's task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

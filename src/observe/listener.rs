@@ -10,12 +10,18 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+
+use crate::clock::{Clock, rfc3339};
+use crate::net::words;
+use crate::observe::logs::Repeated;
 
 /// The most connections at once. Further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
 /// Wait after an accept failed, most likely because no file descriptor was free.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(100);
+/// Accepting works again when it has not failed for this long: at the limit of open files it fails and succeeds in turn.
+const ACCEPT_STEADY_TIME: Duration = Duration::from_secs(10);
 /// The most connections that the operating system keeps until they are accepted; it can keep fewer.
 const BACKLOG: i32 = 4_096;
 
@@ -78,11 +84,52 @@ impl NewestConnections {
     }
 }
 
-/// A listener that accepts a limited number of connections.
-pub(crate) struct LimitedListener {
+/// A listener that tries again when accepting fails.
+pub(crate) struct RetryingListener {
     listener: TcpListener,
     /// What it serves, for the log.
     what: &'static str,
+    failing: Repeated,
+    /// When accepting failed last.
+    failed: Option<Instant>,
+}
+
+impl RetryingListener {
+    pub(crate) fn new(listener: TcpListener, what: &'static str) -> Self {
+        let failing = "a connection could not be accepted, trying again; if this lasts, raise the limit of open files (ulimit -n)";
+        Self { listener, what, failing: Repeated::new(failing, Clock::system()), failed: None }
+    }
+
+    /// Accepts the next connection.
+    pub(crate) async fn next(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.listener.accept().await {
+                Ok(accepted) => {
+                    self.worked();
+                    return accepted;
+                }
+                Err(error) => {
+                    self.failed = Some(Instant::now());
+                    self.failing.warn(&format!("{}: {}", self.what, words(&error.to_string())));
+                    sleep(ACCEPT_RETRY_WAIT).await;
+                }
+            }
+        }
+    }
+
+    fn worked(&mut self) {
+        if self.failed.take_if(|failed| failed.elapsed() >= ACCEPT_STEADY_TIME).is_some()
+            && let Some(failures) = self.failing.worked()
+        {
+            let since = rfc3339(failures.since);
+            tracing::info!(failures = failures.times, since, "{}: connections are accepted again", self.what);
+        }
+    }
+}
+
+/// A listener that accepts a limited number of connections.
+pub(crate) struct LimitedListener {
+    listener: RetryingListener,
     permits: Arc<Semaphore>,
 }
 
@@ -91,33 +138,21 @@ pub(crate) type ConnectionPermit = Option<OwnedSemaphorePermit>;
 
 impl LimitedListener {
     pub(crate) fn new(listener: TcpListener, what: &'static str) -> Self {
-        Self { listener, what, permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
+        Self { listener: RetryingListener::new(listener, what), permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
     }
 
     /// Accepts the next connection when a permit is free.
-    pub(crate) async fn next(&self) -> (TcpStream, ConnectionPermit) {
+    pub(crate) async fn next(&mut self) -> (TcpStream, ConnectionPermit) {
         // The semaphore is never closed, so this never fails.
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
-        (accept(&self.listener, self.what).await, permit)
-    }
-}
-
-/// Accepts the next connection without a permit; `what` is the server's name for the log.
-pub(crate) async fn accept(listener: &TcpListener, what: &str) -> TcpStream {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
-            Err(error) => {
-                tracing::warn!(%error, "{what} could not accept a connection; if this repeats, raise the limit of open files (ulimit -n)");
-                sleep(PAUSE).await;
-            }
-        }
+        (self.listener.next().await.0, permit)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::logs::captured::Captured;
 
     #[tokio::test]
     async fn bind_to_all_addresses_uses_ipv4_alone_without_ipv6() {
@@ -152,5 +187,32 @@ mod tests {
         newest.add(tasks.spawn(std::future::pending()));
         assert!(tasks.join_next().await.unwrap().unwrap_err().is_cancelled());
         assert!(first.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn accept_logs_a_lasting_failure_once_a_minute_and_its_end() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        // Each accept fails, because the socket does not listen yet.
+        let same = socket.try_clone().unwrap();
+        let listener = TcpListener::from_std(socket.into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut listener = RetryingListener::new(listener, "admin.listen");
+        let captured = Captured::start();
+        assert!(tokio::time::timeout(Duration::from_secs(90), listener.next()).await.is_err());
+        let lines = captured.take();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert_eq!(lines[0]["reason"], "admin.listen: Invalid argument");
+        assert!(lines[0]["times"].is_null() && lines[1]["times"].as_u64() > Some(500), "{lines:?}");
+        same.listen(1).unwrap();
+        for wait in [Duration::ZERO, ACCEPT_STEADY_TIME] {
+            tokio::time::advance(wait).await;
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            listener.next().await;
+        }
+        let lines = captured.take();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert_eq!(lines[0]["message"], "admin.listen: connections are accepted again");
     }
 }

@@ -2,6 +2,8 @@
 //! waits.
 //! Traces: see [`crate::observe::traces`].
 
+#[cfg(test)]
+pub(crate) mod captured;
 mod lines;
 mod repeated;
 
@@ -26,6 +28,8 @@ use crate::message::failure::crashes_at;
 use lines::Lines;
 pub use repeated::{Repeat, Repeated};
 
+/// The target of the audit lines.
+const AUDIT: &str = concat!(env!("CARGO_CRATE_NAME"), "::dead_letters::audit");
 /// There is one log, because there is one standard error.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
@@ -42,8 +46,8 @@ pub fn flush() {
     }
 }
 
-/// Starts the log. The level applies to the worker. Libraries log only warnings and errors, because their traces hold
-/// logins and bodies. lapin logs nothing: its errors are logged where they are handled.
+/// Starts the log. The level applies to the worker; audit lines are logged at every level. Libraries log only warnings and
+/// errors, because their traces hold logins and bodies. lapin logs nothing: its errors are logged where they are handled.
 ///
 /// A panic becomes a log line too, so that collectors see one form. The line has its source location, not its text.
 ///
@@ -60,7 +64,8 @@ pub fn start(log: &Log) -> io::Result<()> {
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("lapin", LevelFilter::OFF)
-        .with_target(env!("CARGO_CRATE_NAME"), level);
+        .with_target(env!("CARGO_CRATE_NAME"), level)
+        .with_target(AUDIT, level.max(LevelFilter::INFO));
     let registry = tracing_subscriber::registry().with(filter);
     let on_loss = |lost| tracing::warn!(lost, "log lines were lost, because the log was not read in time");
     let started = Lines::start(io::stderr(), on_loss)?;

@@ -14,7 +14,7 @@ use crate::observe::workers::{StatusError, WorkerStatus};
 
 /// One of the workers.
 #[derive(Debug)]
-pub struct Member {
+pub struct QueueWorker {
     /// Its address and its answer.
     pub answer: WorkerStatus,
     /// `active`, `standby`, `active or standby (not known before its first message)`, `not connected` or `no answer`.
@@ -29,7 +29,7 @@ pub struct Overview {
     /// Whether it works.
     pub works: bool,
     /// The workers, in the order of the configuration.
-    pub workers: Vec<Member>,
+    pub workers: Vec<QueueWorker>,
     /// The messages that are ready on the queues.
     pub depths: Result<Depths, BrokerError>,
     /// The messages on the dead-letter queues; none when they cannot be counted.
@@ -43,8 +43,8 @@ impl Overview {
     pub fn new(queue: &str, dead: &[&str], answers: Vec<WorkerStatus>, depths: Result<Depths, BrokerError>) -> Self {
         let answers: Vec<WorkerStatus> = answers.into_iter().map(|answer| of_queue(queue, answer)).collect();
         let roles = roles(&answers);
-        let workers: Vec<Member> =
-            answers.into_iter().zip(roles).map(|(answer, role)| Member { answer, role }).collect();
+        let workers: Vec<QueueWorker> =
+            answers.into_iter().zip(roles).map(|(answer, role)| QueueWorker { answer, role }).collect();
         let (works, mut sentence) = sentence(queue, &workers, &depths);
         let of = |depths: &Depths| dead.iter().filter_map(|name| depths.get(*name)).sum();
         let count = depths.as_ref().ok().map(of);
@@ -136,7 +136,7 @@ fn roles(answers: &[WorkerStatus]) -> Vec<&'static str> {
     answers.iter().map(role).collect()
 }
 
-fn sentence(queue: &str, workers: &[Member], depths: &Result<Depths, BrokerError>) -> (bool, String) {
+fn sentence(queue: &str, workers: &[QueueWorker], depths: &Result<Depths, BrokerError>) -> (bool, String) {
     let pages = || workers.iter().filter_map(|worker| Some((worker, worker.answer.page.as_ref().ok()?)));
     let backlog = backlog(queue, pages().map(|(_, page)| page), depths);
     if pages().next().is_none() {
@@ -193,7 +193,7 @@ fn next_step(page: &Page) -> String {
 }
 
 /// No worker of this queue answers. What answers there instead is named before an address where nothing answers.
-fn no_worker(workers: &[Member], backlog: &str) -> String {
+fn no_worker(workers: &[QueueWorker], backlog: &str) -> String {
     let problems = || workers.iter().filter_map(|worker| Some((worker, worker.answer.page.as_ref().err()?)));
     let first = problems().find(|(_, no_page)| no_page.is_other).or_else(|| problems().next());
     let why = first.map(|(worker, no_page)| format!("{}: {}", worker.answer.address, no_page.why));

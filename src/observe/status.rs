@@ -23,17 +23,17 @@ use crate::gate::{BlockReason, Gate};
 use crate::ledger::{Key, KeyPrefix, Ledger};
 use crate::message::mapper::Mapper;
 use crate::message::reference::Reference;
-use crate::observe::events::Events;
+use crate::observe::events::Telemetry;
 use crate::observe::forecast::{CountsAt, Forecast, Quota, Rate, Rates, forecast};
 use crate::observe::ledger_page::{LedgerEntry, LedgerPage};
 
 /// The most calls of `/ledger` that are answered in a second.
-const LEDGER_CALLS: u32 = 10;
+const MAX_LEDGER_CALLS_PER_SECOND: u32 = 10;
 
 /// The state of the worker.
 pub struct Status {
     /// The metrics.
-    pub events: Arc<Events>,
+    pub telemetry: Arc<Telemetry>,
     /// The gate.
     pub gate: Arc<Gate>,
     /// The rules and their counts.
@@ -63,9 +63,9 @@ pub struct Status {
 }
 
 /// The longest time without progress of the runtime.
-const STALLED: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval at which the runtime records its progress.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The queue and the ledger of a worker.
 struct Serving {
@@ -92,7 +92,7 @@ struct Measured {
     /// The backlog when the queues were counted last, and how many messages had ended by then.
     backlog: Option<(u64, u64)>,
     /// Whether a message arrived on the current connection.
-    active: bool,
+    is_active: bool,
 }
 
 fn held(reason: &Mutex<Option<String>>) -> Option<String> {
@@ -106,9 +106,9 @@ fn hold(place: &Mutex<Option<String>>, reason: Option<String>) {
 impl Status {
     /// Not connected, and without a ledger; `ledger` is its kind.
     #[must_use]
-    pub fn new(events: Arc<Events>, gate: Arc<Gate>, mapper: Arc<Mapper>, ledger: &'static str) -> Self {
+    pub fn new(telemetry: Arc<Telemetry>, gate: Arc<Gate>, mapper: Arc<Mapper>, ledger: &'static str) -> Self {
         Self {
-            events,
+            telemetry,
             gate,
             mapper,
             unconnected: Mutex::new(Some("connecting".to_owned())),
@@ -165,7 +165,7 @@ impl Status {
     /// Records that the runtime makes progress.
     pub async fn beat(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(HEARTBEAT).await;
+            tokio::time::sleep(HEARTBEAT_INTERVAL).await;
             *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
     }
@@ -173,7 +173,7 @@ impl Status {
     /// Whether the runtime made progress recently.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.alive.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < STALLED
+        self.alive.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < STALL_TIMEOUT
     }
 
     /// The ledger is not open for this reason, or is open.
@@ -183,23 +183,23 @@ impl Status {
 
     /// RabbitMQ accepts no messages for this reason, or accepts them.
     pub fn blocked(&self, reason: Option<&str>) {
-        self.events.blocked(reason);
+        self.telemetry.blocked(reason);
         hold(&self.blocked, reason.map(ToOwned::to_owned));
     }
 
     /// The consuming connection changed.
     pub fn connection(&self, change: &ConnectionChange) {
-        self.events.connection(change);
+        self.telemetry.connection(change);
         match change {
             ConnectionChange::Connected { .. } => {
                 hold(&self.unconnected, None);
-                self.measured().active = false;
+                self.measured().is_active = false;
             }
-            ConnectionChange::Active => self.measured().active = true,
+            ConnectionChange::Active => self.measured().is_active = true,
             ConnectionChange::Lost(reason) => {
                 hold(&self.unconnected, Some(reason.clone()));
                 hold(&self.uncompared, None);
-                self.measured().active = false;
+                self.measured().is_active = false;
             }
             ConnectionChange::Serial(reason) => hold(&self.serial, reason.clone()),
             ConnectionChange::Uncompared(reason) => hold(&self.uncompared, reason.clone()),
@@ -209,7 +209,7 @@ impl Status {
 
     /// Stores the queue counts and measures the rates; called every few seconds.
     pub fn measure(&self, depths: Option<Depths>) {
-        let counts = self.events.counts();
+        let counts = self.telemetry.counts();
         let settled = |name: &str| counts.settled.get(name).copied().unwrap_or(0);
         let failed: u64 = counts.dead_lettered.values().sum();
         let calls = counts.attempts.values().sum();
@@ -228,7 +228,7 @@ impl Status {
         let second = self.started.elapsed().as_secs();
         let mut calls = self.ledger_calls.lock().unwrap_or_else(PoisonError::into_inner);
         *calls = if calls.0 == second { (second, calls.1.saturating_add(1)) } else { (second, 1) };
-        calls.1 <= LEDGER_CALLS
+        calls.1 <= MAX_LEDGER_CALLS_PER_SECOND
     }
 
     /// The ledger entries of some references; none before the ledger is open.
@@ -267,7 +267,7 @@ impl Status {
     /// The metrics as OpenMetrics text.
     #[must_use]
     pub fn metrics(&self) -> String {
-        format!("{}{}", self.forecast().metrics(), self.events.encode(&self.gate, &self.mapper))
+        format!("{}{}", self.forecast().metrics(), self.telemetry.encode(&self.gate, &self.mapper))
     }
 
     /// When backlog and quota are finished.
@@ -279,7 +279,7 @@ impl Status {
             (measured.rates.rate(), measured.backlog)
         };
         // The calls that are left are those of now, so the backlog must be, too.
-        let done = self.events.counts().done();
+        let done = self.telemetry.counts().done();
         let backlog = counted.map(|(backlog, done_then)| backlog.saturating_sub(done.saturating_sub(done_then)));
         // Without a connection the queues cannot be counted, and the last count is old.
         let is_connected = held(&self.unconnected).is_none();
@@ -295,7 +295,7 @@ impl Status {
     pub fn page(&self) -> Page {
         let (unready, unconnected) = (self.unready(), held(&self.unconnected));
         let (closed, failed) = (self.gate.block_reason(), self.gate.last_failure());
-        let (counts, last) = (self.events.counts(), self.events.last());
+        let (counts, last) = (self.telemetry.counts(), self.telemetry.last());
         let forecast = self.forecast();
         let failing = last.ledger_failure.clone().filter(|_| closed == Some(BlockReason::Ledger));
         let no_ledger = held(&self.no_ledger).or(failing);
@@ -340,10 +340,10 @@ impl Status {
             },
             attempts: page::named(&counts.attempts),
             rules: page::rules(&self.mapper),
-            files: self.events.files.page(),
+            files: self.telemetry.files.page(),
             queues: self.queues(),
             forecast,
-            recent: self.events.recent(),
+            recent: self.telemetry.recent(),
             last_hour: self.measured().trend.minutes(),
         }
     }
@@ -361,9 +361,9 @@ impl Status {
         if !connected {
             return "not_connected";
         }
-        let active = self.measured().active;
+        let is_active = self.measured().is_active;
         let shared = self.serving.get().is_some_and(|serving| !serving.single_active_consumer);
-        if active || shared { "active" } else { "not_known" }
+        if is_active || shared { "active" } else { "not_known" }
     }
 
     fn backlog(&self, depths: &Depths) -> u64 {
@@ -373,7 +373,7 @@ impl Status {
             })
         };
         let waiting: u64 = depths.iter().filter(|(name, _)| waits(name)).map(|(_, count)| count).sum();
-        waiting + u64::try_from(self.events.counts().in_flight).unwrap_or(0)
+        waiting + u64::try_from(self.telemetry.counts().in_flight).unwrap_or(0)
     }
 
     fn queues(&self) -> Option<QueuesStatus> {

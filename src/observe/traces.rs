@@ -31,11 +31,11 @@ use crate::message::disposition::Disposition;
 use crate::message::retry_state::string;
 
 /// Time limit for sending the last spans when the worker stops.
-pub(crate) const FLUSH: Duration = Duration::from_secs(3);
+pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// The headers of W3C Trace Context, in messages and requests.
 const HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 /// The longest header that is passed on, in bytes: the length that W3C Trace Context requires everybody to accept.
-const LONGEST: usize = 512;
+const MAX_HEADER_BYTES: usize = 512;
 
 static EXPORTING: OnceLock<(SdkTracerProvider, SdkTracer)> = OnceLock::new();
 /// Host and port of a RabbitMQ node.
@@ -61,7 +61,7 @@ pub fn start(sources: &Sources) {
     }
     match OtlpExporter::builder().with_http().with_protocol(Protocol::HttpBinary).build() {
         Ok(exporter) => {
-            let exporter = LoggingExporter { exporter, failing: AtomicBool::new(false) };
+            let exporter = LoggingExporter { exporter, is_failing: AtomicBool::new(false) };
             let provider =
                 SdkTracerProvider::builder().with_resource(resource(set)).with_batch_exporter(exporter).build();
             let tracer = provider.tracer(env!("CARGO_PKG_NAME"));
@@ -87,11 +87,11 @@ fn resource<'a>(set: impl Fn(&str) -> Option<&'a str>) -> Resource {
     }
 }
 
-/// Sends the remaining spans, for at most [`FLUSH`].
+/// Sends the remaining spans, for at most [`FLUSH_TIMEOUT`].
 pub async fn finish() {
     if let Some((provider, _)) = EXPORTING.get() {
         // It waits for its thread. Spans that are not sent in time are lost.
-        let _ = tokio::task::spawn_blocking(|| provider.shutdown_with_timeout(FLUSH)).await;
+        let _ = tokio::task::spawn_blocking(|| provider.shutdown_with_timeout(FLUSH_TIMEOUT)).await;
     }
 }
 
@@ -99,13 +99,13 @@ pub async fn finish() {
 #[derive(Debug)]
 struct LoggingExporter {
     exporter: OtlpExporter,
-    failing: AtomicBool,
+    is_failing: AtomicBool,
 }
 
 impl SpanExporter for LoggingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let exported = self.exporter.export(batch).await;
-        let failed_before = self.failing.swap(exported.is_err(), Ordering::Relaxed);
+        let failed_before = self.is_failing.swap(exported.is_err(), Ordering::Relaxed);
         match &exported {
             Err(error) if !failed_before => {
                 tracing::warn!(%error, "traces cannot be sent and are dropped; check OTEL_EXPORTER_OTLP_ENDPOINT");
@@ -215,7 +215,7 @@ impl Span {
             TraceContextPropagator::new().inject_context(context, &mut headers);
             // An invalid header of the publisher must not stop a request.
             headers.retain(|_, value: &mut String| {
-                (1..=LONGEST).contains(&value.len()) && value.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+                (1..=MAX_HEADER_BYTES).contains(&value.len()) && value.bytes().all(|byte| (b' '..=b'~').contains(&byte))
             });
         }
         headers

@@ -13,15 +13,17 @@ use tokio_util::task::AbortOnDropHandle;
 use url::{Url, form_urlencoded};
 
 use crate::message::reference::Reference;
-use crate::observe::ledger_page::{LedgerEntry, LedgerPage, LedgerResult, MOST_IDS};
+use crate::observe::ledger_page::{LedgerEntry, LedgerPage, LedgerResult, MAX_IDS};
 use crate::observe::status::Page;
 
 /// Time limit for an answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// The largest answer, in bytes.
-const MOST: usize = 4 << 20;
+const MAX_ANSWER_BYTES: usize = 4 << 20;
 /// Interval between two calls of `/ledger`: a worker answers ten a second.
-const BETWEEN: Duration = Duration::from_millis(110);
+const LEDGER_CALL_INTERVAL: Duration = Duration::from_millis(110);
+/// The problem of an empty list.
+const NO_WORKER: &str = "console.workers names no worker";
 
 /// The workers of a queue.
 #[derive(Clone, Debug)]
@@ -68,12 +70,25 @@ impl Workers {
         .await
     }
 
-    /// The workers that answer and serve this queue; none if there are none.
-    pub async fn of_queue(&self, queue: &str) -> Option<Self> {
-        let answers = self.status().await.into_iter().zip(&self.0);
-        let is_ours = |answer: &WorkerStatus| matches!(&answer.page, Ok(page) if page.queue.as_deref() == Some(queue));
-        let those: Vec<Url> = answers.filter(|(answer, _)| is_ours(answer)).map(|(_, url)| url.clone()).collect();
-        (!those.is_empty()).then_some(Self(those))
+    /// The workers that answer and serve this queue.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn of_queue(&self, queue: &str) -> Result<Self, String> {
+        let (mut those, mut failure) = (Vec::new(), NO_WORKER.to_owned());
+        for (answer, url) in self.status().await.into_iter().zip(&self.0) {
+            let why = match answer.page.map(|page| page.queue) {
+                Ok(Some(served)) if served == queue => {
+                    those.push(url.clone());
+                    continue;
+                }
+                Ok(Some(other)) => format!("this worker serves the queue {other}, and broker.queue is {queue}"),
+                Ok(None) => "its ledger is not open yet".to_owned(),
+                Err(no_page) => no_page.why,
+            };
+            failure = format!("{}: {why}", answer.address);
+        }
+        if those.is_empty() { Err(failure) } else { Ok(Self(those)) }
     }
 
     /// How many they are.
@@ -103,7 +118,7 @@ impl Workers {
     async fn ledger_by(&self, name: &str, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
         let mut known: Vec<LedgerEntry> = ids.iter().map(|id| LedgerEntry::new(id, None)).collect();
         let (mut answered, mut proves) = (false, true);
-        let mut failure = "console.workers names no worker".to_owned();
+        let mut failure = NO_WORKER.to_owned();
         for url in &self.0 {
             match ask_ledger(url, name, ids).await {
                 Ok((entries, worker_proves)) => {
@@ -145,7 +160,7 @@ fn rank(entry: &LedgerEntry) -> u8 {
 async fn ask_ledger(url: &Url, name: &str, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
     let mut entries = Vec::with_capacity(ids.len());
     let mut proves = false;
-    for some in ids.chunks(MOST_IDS) {
+    for some in ids.chunks(MAX_IDS) {
         let query =
             form_urlencoded::Serializer::new(String::new()).extend_pairs(some.iter().map(|id| (name, id))).finish();
         let (status, body) = get_when_free(url, &format!("/ledger?{query}")).await?;
@@ -157,8 +172,8 @@ async fn ask_ledger(url: &Url, name: &str, ids: &[String]) -> Result<(Vec<Ledger
         proves = page.proves_unsent;
         entries.extend(page.entries);
         // Another question follows a full one, in this call or in the next.
-        if some.len() == MOST_IDS {
-            sleep(BETWEEN).await;
+        if some.len() == MAX_IDS {
+            sleep(LEDGER_CALL_INTERVAL).await;
         }
     }
     match entries.len() == ids.len() {
@@ -174,10 +189,10 @@ fn shown(url: &Url) -> String {
 
 /// Status and body of a page; asked again for a while if others have used up the calls of this second.
 async fn get_when_free(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + ANSWER_TIMEOUT;
     loop {
         match get(url, path).await? {
-            (429, _) if Instant::now() + BETWEEN < end => sleep(BETWEEN).await,
+            (429, _) if Instant::now() + LEDGER_CALL_INTERVAL < end => sleep(LEDGER_CALL_INTERVAL).await,
             answer => return Ok(answer),
         }
     }
@@ -185,8 +200,8 @@ async fn get_when_free(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> 
 
 /// Status and body of a page.
 async fn get(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> {
-    let asked = timeout(PATIENCE, exchange(url, path)).await;
-    asked.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
+    let asked = timeout(ANSWER_TIMEOUT, exchange(url, path)).await;
+    asked.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))
 }
 
 async fn exchange(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> {
@@ -203,6 +218,6 @@ async fn exchange(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> {
     let request = Request::get(path).header(HOST, shown(url)).body(Body::empty()).map_err(|error| error.to_string())?;
     let answer = sender.send_request(request).await.map_err(failed)?;
     let status = answer.status().as_u16();
-    let body = to_bytes(Body::new(answer.into_body()), MOST).await.map_err(|error| error.to_string())?;
+    let body = to_bytes(Body::new(answer.into_body()), MAX_ANSWER_BYTES).await.map_err(|error| error.to_string())?;
     Ok((status, body.to_vec()))
 }

@@ -202,12 +202,12 @@ fn wait(text: &str) -> Result<Duration, String> {
 
 fn signed(text: &str) -> Result<SignedDuration, String> {
     /// The largest shift: no clock is wrong by more. A time that is shifted by this much is still a valid time.
-    const MOST: Duration = Duration::from_secs(400 * 24 * 3600);
+    const MAX_SHIFT: Duration = Duration::from_secs(400 * 24 * 3600);
     let (behind, rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
-    let ahead = wait(rest)?.min(MOST);
+    let ahead = wait(rest)?.min(MAX_SHIFT);
     let ahead = SignedDuration::try_from(ahead).map_err(|error| error.to_string())?;
     Ok(if behind { -ahead } else { ahead })
 }

@@ -1,4 +1,4 @@
-//! The connection that a request came on, and how its answer can end it.
+//! The TCP connection of a request, and how a fault ends it.
 
 use std::sync::{Arc, OnceLock};
 

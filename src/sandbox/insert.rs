@@ -111,8 +111,8 @@ async fn conclude(
     Ok((outcome, ending))
 }
 
-/// Waits until `wait` after `since`, exact to microseconds. tokio's timer rounds up to whole milliseconds and wakes late.
-/// With latencies of tens of milliseconds that would noticeably lower the rate of a slot.
+/// Waits until `wait` after `since`, exact to microseconds. tokio's timer alone rounds up to whole milliseconds and wakes
+/// late, which lowers the rate of a slot at latencies of tens of milliseconds.
 async fn wait_until(since: Instant, wait: Duration) {
     const ROUNDING: Duration = Duration::from_millis(2);
     const WAKING: Duration = Duration::from_micros(300);

@@ -22,9 +22,9 @@ use super::state::{State, Task};
 /// The module that tasks are found in.
 const MODULE: &str = "wolkvox_activities";
 /// How many of the newest tasks are searched.
-const SEARCHED: usize = 10_000;
+const MAX_SEARCHED_TASKS: usize = 10_000;
 /// How many records an answer has at most.
-const MOST: usize = 1_000;
+const MAX_RECORDS: usize = 1_000;
 
 /// What is looked for.
 enum Search {
@@ -112,10 +112,10 @@ async fn find(
 fn search_tasks(state: &State, account: &Account, search: &Search) -> Vec<Map<String, Value>> {
     let now = State::now(&Account::default());
     let is_visible = |task: &Task| now.duration_since(task.at).unsigned_abs() >= account.slow_query;
-    let tasks = state.newest(SEARCHED);
+    let tasks = state.newest(MAX_SEARCHED_TASKS);
     let records = tasks.iter().filter(|task| is_visible(task)).filter_map(|task| record(task, account));
     let limit = match search {
-        Search::Field { .. } => MOST,
+        Search::Field { .. } => MAX_RECORDS,
         Search::Created { limit, .. } => *limit,
     };
     records.filter(|record| matches(search, record)).take(limit).collect()
@@ -194,7 +194,7 @@ fn read_dates(members: &Map<String, Value>) -> Result<Search, Refusal> {
         return Err(Refusal::Parameters("date (must be true)".to_owned()));
     }
     let (from, to) = (minute(members, "from")?, minute(members, "to")?);
-    Ok(Search::Created { from, to, limit: limit.unwrap_or(MOST).min(MOST) })
+    Ok(Search::Created { from, to, limit: limit.unwrap_or(MAX_RECORDS).min(MAX_RECORDS) })
 }
 
 fn text<'a>(members: &'a Map<String, Value>, name: &str) -> Result<&'a str, Refusal> {

@@ -110,7 +110,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 #[derive(Deserialize)]
-struct Report {
+struct RecordedReport {
     report: String,
     version: u64,
     sandbox: Settings,
@@ -168,7 +168,7 @@ struct Response {
 /// # Errors
 /// It is not a report, or a report of another version.
 pub fn parse(json: &[u8]) -> Result<Replay, Error> {
-    let report: Report =
+    let report: RecordedReport =
         serde_json::from_slice(json).map_err(|error| Error(format!("it is not a report of crm-report: {error}")))?;
     if (report.report.as_str(), report.version) != ("wolkvox-crm-report", 1) {
         return Err(Error(format!(

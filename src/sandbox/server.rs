@@ -36,7 +36,7 @@ const LAST_WRITE: Duration = Duration::from_secs(30);
 /// Accepts connections until `shutdown`, then lets requests in progress finish for [`GRACE`].
 pub(super) async fn serve(listener: TcpListener, state: Arc<State>, shutdown: CancellationToken) {
     let routes = routes(Arc::clone(&state));
-    let accepting = LimitedListener::new(listener, "the sandbox");
+    let mut accepting = LimitedListener::new(listener, "the sandbox");
     let connections = TaskTracker::new();
     let end = CancellationToken::new();
     let _end_when_dropped = end.clone().drop_guard();

@@ -1,4 +1,4 @@
-//! What the sandbox remembers.
+//! The state of a sandbox: its created tasks, counters, quotas and faults. All connections share it.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

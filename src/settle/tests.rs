@@ -71,7 +71,7 @@ fn settler(publisher: &Arc<FakeBroker>) -> Settler {
         hold: Duration::from_secs(600),
         mapper: Arc::new(Mapper::new(&config()).unwrap()),
         clock: Clock::new(|| Timestamp::UNIX_EPOCH),
-        events: Arc::new(Events::new("/", "tasks", Timestamp::UNIX_EPOCH)),
+        telemetry: Arc::new(Telemetry::new("/", "tasks", Timestamp::UNIX_EPOCH)),
     }
 }
 
@@ -129,8 +129,8 @@ async fn copy_waiting_for_a_permit_is_tried_again_and_is_not_a_failure() {
     for (error, failures) in [(PublishError::Busy(16), 0), (PublishError::Refused, 2)] {
         let settler = settler(&broker(2, error));
         assert_eq!(settle(&settler, 9, &Disposition::Hold).await.0, Settlement::Ack);
-        assert_eq!(settler.events.counts().publish_failures, failures);
-        assert_eq!(settler.events.counts().unconfirmed, 0);
+        assert_eq!(settler.telemetry.counts().publish_failures, failures);
+        assert_eq!(settler.telemetry.counts().unconfirmed, 0);
     }
 }
 

@@ -19,17 +19,7 @@ use crate::ledger::{AttemptResult, Change, Changed, Claim, ClaimId, Entry, NewCl
 /// [`ORPHAN_MARGIN`](super::ORPHAN_MARGIN): otherwise another worker could treat the claim as an orphan during the request.
 const CLAIM_TO_REQUEST: Duration = Duration::from_secs(2);
 /// The longest wait for tokenInformation.php.
-pub(crate) const TOKEN_INFORMATION: Duration = Duration::from_secs(2);
-
-/// The result of step 4.
-pub(super) enum ClaimResult {
-    /// The message is claimed: the request may be sent.
-    Claimed,
-    /// Another worker changed the entry: decide again with this one.
-    Conflict(Option<Entry>),
-    /// The claim took too long, or the ledger failed. The claim is withdrawn: decide again.
-    Withdrawn,
-}
+pub(crate) const TOKEN_INFORMATION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How one request ended.
 pub(super) struct Attempt {
@@ -46,29 +36,20 @@ impl Worker {
         d: &DeliveryContext<'_>,
         plan: &SendPlan,
     ) -> Result<(TokenSlot, Option<OwnedMutexGuard<()>>), Abort> {
-        let acquired = self.wait_for_slot(d, plan).await;
+        let acquiring = async {
+            d.aborted()?;
+            let suspects = match plan.is_suspect {
+                true => Some(d.wait(d.deadline, self.ids.lock_suspects()).await?),
+                false => None,
+            };
+            let slot = d.wait(d.deadline, self.gate.acquire()).await?;
+            d.aborted().map(|()| (slot, suspects))
+        };
+        let acquired = acquiring.await;
         if matches!(acquired, Err(Abort::Deadline)) {
             self.record_doubt(d, plan).await;
         }
         acquired
-    }
-
-    async fn wait_for_slot(
-        &self,
-        d: &DeliveryContext<'_>,
-        plan: &SendPlan,
-    ) -> Result<(TokenSlot, Option<OwnedMutexGuard<()>>), Abort> {
-        d.aborted()?;
-        let suspects = match plan.is_suspect {
-            true => Some(d.wait(d.deadline, self.ids.lock_suspects()).await?),
-            false => None,
-        };
-        let slot = match self.gate.try_acquire() {
-            Some(slot) => slot,
-            None => d.wait(d.deadline, self.gate.acquire()).await?,
-        };
-        d.aborted()?;
-        Ok((slot, suspects))
     }
 
     /// In strict mode a probe asks tokenInformation.php first, because a message must not be sent to a CRM that may not work. The
@@ -93,7 +74,7 @@ impl Worker {
 
     /// Asks how much of the token's quota is used, if that is due. The message is sent whatever the answer is.
     pub(super) async fn ask_counter(&self, d: &DeliveryContext<'_>, slot: &TokenSlot) -> Result<(), Abort> {
-        if slot.is_probe() || !self.quota_checks.is_due(slot.token(), Instant::now()) {
+        if slot.is_probe() || !slot.is_quota_check_due() {
             return Ok(());
         }
         d.wait(d.deadline, self.ask_quota(slot)).await.map(drop)
@@ -111,11 +92,17 @@ impl Worker {
         }
     }
 
-    /// Step 4: claims the message in the ledger. Without a claim no request is sent.
-    pub(super) async fn claim(&self, d: &mut DeliveryContext<'_>, plan: &SendPlan) -> Result<ClaimResult, Abort> {
+    /// Step 4: claims the message in the ledger. Without a claim no request is sent: the worker must decide again. If another
+    /// worker changed the entry, `entry_read` is set to the entry that is there now.
+    pub(super) async fn claim(
+        &self,
+        d: &mut DeliveryContext<'_>,
+        plan: &SendPlan,
+        entry_read: &mut Option<Option<Entry>>,
+    ) -> Result<bool, Abort> {
         let Some(key) = d.key else {
             d.is_possible_duplicate = plan.doubted;
-            return Ok(ClaimResult::Claimed);
+            return Ok(true);
         };
         let new = self.new_claim(d, plan);
         d.open_claim = Some(new.clone());
@@ -124,17 +111,18 @@ impl Worker {
         let claimed = match d.wait(d.deadline, self.recorder.change(&key, &change)).await {
             Ok(Ok(Changed::Conflict(entry))) => {
                 d.open_claim = None;
-                return Ok(ClaimResult::Conflict(entry));
+                *entry_read = Some(entry);
+                return Ok(false);
             }
             Ok(Ok(Changed::Done(entry))) if started.elapsed() <= CLAIM_TO_REQUEST => {
                 d.is_possible_duplicate = plan.doubted || entry.is_some_and(|entry| entry.doubted);
                 // The delivery may have been lost during the wait for the ledger.
-                d.aborted().map(|()| ClaimResult::Claimed)
+                d.aborted().map(|()| true)
             }
-            Ok(Ok(Changed::Done(_)) | Err(_)) => Ok(ClaimResult::Withdrawn),
+            Ok(Ok(Changed::Done(_)) | Err(_)) => Ok(false),
             Err(abort) => Err(abort),
         };
-        if !matches!(claimed, Ok(ClaimResult::Claimed)) {
+        if claimed != Ok(true) {
             self.withdraw(d).await;
         }
         claimed
@@ -158,6 +146,7 @@ impl Worker {
     /// Step 5: sends one request. It is never cancelled, because then it is not known whether it reached the CRM.
     pub(super) async fn send(&self, d: &mut DeliveryContext<'_>, slot: TokenSlot, body: Bytes) -> Attempt {
         let (at, began, is_probe) = (self.clock.now(), Instant::now(), slot.is_probe());
+        let (number, token) = (d.state.attempts.saturating_add(1), slot.position());
         // If a panic occurs before the answer is known, the task may exist.
         let possibly_created = std::mem::replace(&mut d.state.possibly_created, true);
         let mut classified = classify(&self.crm.insert(slot.token(), body).await, self.clock.now());
@@ -172,7 +161,7 @@ impl Worker {
         yield_now().await;
         let uncounted_probe = is_probe && classified.outcome == Outcome::Unavailable;
         let counts = classified.outcome.spends_attempt() && !uncounted_probe;
-        self.events.attempted(d.message.id(), &classified, duration);
+        self.telemetry.attempted(d.message.id(), number, token, &classified, duration);
         if counts {
             d.count_attempt(at, &classified, duration);
         }
@@ -181,7 +170,7 @@ impl Worker {
 
     /// Asks how much of the token's quota is used. Returns the time until its reset, if the CRM says it.
     async fn ask_quota(&self, slot: &TokenSlot) -> Option<Duration> {
-        let asked = timeout(TOKEN_INFORMATION, self.crm.token_information(slot.token())).await;
+        let asked = timeout(TOKEN_INFORMATION_TIMEOUT, self.crm.token_information(slot.token())).await;
         let result = asked.unwrap_or_else(|_| HttpResult::NoAnswer("timed out".to_owned()));
         if let Some((limit, left)) = quota(&result) {
             slot.quota(limit, left, quota_reset(&result));
@@ -204,7 +193,7 @@ impl Worker {
         };
         let recorded = self.recorder.record(key, self.finished(&claim, result, d.state.attempts)).await;
         if let (Err(error), AttemptResult::Created) = (recorded, result) {
-            self.events.created_unrecorded(d.message.id(), &error);
+            self.telemetry.created_unrecorded(d.message.id(), &error);
         }
     }
 

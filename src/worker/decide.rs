@@ -29,15 +29,6 @@ pub struct DeliveryFacts {
     pub others_resend: bool,
 }
 
-/// The state of the worker that made the entry's open claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClaimOwner {
-    /// It may still be sending.
-    Active,
-    /// It has ended, or has kept the claim for longer than a request can take.
-    Gone,
-}
-
 /// What to do with a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -77,9 +68,9 @@ pub struct SendPlan {
     pub is_suspect: bool,
 }
 
-/// Decides what an entry, and the owner of its claim, mean for a delivery.
+/// Decides what an entry means for a delivery. `is_owner_gone`: the owner of the entry's open claim no longer sends.
 #[must_use]
-pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &DeliveryFacts) -> Decision {
+pub fn decide(entry: Option<&Entry>, is_owner_gone: bool, facts: &DeliveryFacts) -> Decision {
     let Some(entry) = entry else {
         let is_known_copy = facts.possibly_created && facts.replay.is_none();
         let in_doubt = is_known_copy || (facts.delivered_before && !facts.proves_unsent);
@@ -104,10 +95,8 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &DeliveryFacts) -
             Decision::Conflict
         };
     }
-    match (entry.claim, owner) {
-        (Some(_), ClaimOwner::Active) => return Decision::InProgress,
-        (Some(claim), ClaimOwner::Gone) => return Decision::Orphaned(claim),
-        (None, _) => {}
+    if let Some(claim) = entry.claim {
+        return if is_owner_gone { Decision::Orphaned(claim) } else { Decision::InProgress };
     }
     // Whether this replay may have been sent before: its count is not above that of the entry's latest replay, and it is that
     // replay, or RabbitMQ delivered it before.

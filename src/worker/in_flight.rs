@@ -1,11 +1,12 @@
 //! Locks on message ids, so that two deliveries of one id are never processed at the same time.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, OwnedMutexGuard};
 
 use crate::ledger::Key;
+use crate::sync::lock;
 
 /// See the module's documentation.
 #[derive(Clone, Default)]
@@ -25,21 +26,12 @@ pub(super) struct IdLock {
 }
 
 impl InFlightIds {
-    fn keys(&self) -> MutexGuard<'_, HashSet<Key>> {
-        self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes the lock of an id if it is free.
-    pub(super) fn try_lock(&self, key: Key) -> Option<IdLock> {
-        self.keys().insert(key).then(|| IdLock { ids: self.clone(), key })
-    }
-
     /// Waits for the lock of an id.
     pub(super) async fn lock(&self, key: Key) -> IdLock {
         loop {
             let released = self.0.released.notified();
-            if let Some(lock) = self.try_lock(key) {
-                return lock;
+            if lock(&self.0.keys).insert(key) {
+                return IdLock { ids: self.clone(), key };
             }
             released.await;
         }
@@ -53,7 +45,7 @@ impl InFlightIds {
 
 impl Drop for IdLock {
     fn drop(&mut self) {
-        self.ids.keys().remove(&self.key);
+        lock(&self.ids.0.keys).remove(&self.key);
         self.ids.0.released.notify_waiters();
     }
 }

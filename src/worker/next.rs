@@ -1,86 +1,66 @@
 //! Step 7 of processing: decides what happens to a message after an attempt, a decision from its ledger entry, or an interrupted
 //! wait.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Worker;
 use super::attempt::Attempt;
-use super::decide::{Decision, SendPlan};
+use super::decide::SendPlan;
 use super::delivery::{Abort, DeliveryContext};
 use super::recorder::Recorder;
 use crate::config::OnUnknown;
 use crate::crm::classify::{Classified, Outcome};
-use crate::ledger::{AttemptResult, Change, Claim, ClaimId, Entry};
+use crate::ledger::{AttemptResult, Change, Claim, Entry};
 use crate::message::disposition::Disposition;
 use crate::message::failure::{Failure, Kind, Stage};
 use crate::message::published::published_at;
 use crate::retry::{self, jittered};
 
-const ID_CONFLICT: &str = "the message id was used before for a message with another body, whose task exists; give each message an id of its own";
-const POISON_REASON: &str = "five workers in a row ended while they sent this message, so it probably ends the worker; find the cause in their logs, and correct it before you replay the message";
+pub(super) const ID_CONFLICT: &str = "the message id was used before for a message with another body, whose task exists; give each message an id of its own";
+pub(super) const POISON_REASON: &str = "five workers in a row ended while they sent this message, so it probably ends the worker; find the cause in their logs, and correct it before you replay the message";
 const IN_DOUBT: &str = "it is not known whether an earlier attempt created the task, and retry.on_unknown = \"dead-letter\" allows no \
                         other attempt; look for the task in the CRM, then replay or discard the message";
 const ORPHANED: &str = "a worker ended between sending the request and recording its result, so the task may exist";
 
-/// What happens after an attempt.
-pub(super) enum AfterAttempt {
-    /// Settle the message.
-    Settle(Disposition),
-    /// Make another attempt after this wait.
-    RetryNow(Duration),
-}
-
-/// Measures how long this process has seen the same claim in an entry.
-#[derive(Default)]
-pub(super) struct ClaimWatch(Option<(ClaimId, Instant)>);
-
-impl ClaimWatch {
-    /// How long this process has seen this claim unchanged.
-    pub(super) fn seen_for(&mut self, claim: ClaimId) -> Duration {
-        let (_, since) = *self.0.take_if(|(seen, _)| *seen == claim).get_or_insert((claim, Instant::now()));
-        self.0 = Some((claim, since));
-        since.elapsed()
-    }
-}
-
 impl Worker {
-    /// Step 7: decides what happens after an attempt.
-    pub(super) fn next(&self, d: &mut DeliveryContext<'_>, attempt: Attempt) -> AfterAttempt {
+    /// Step 7: decides after an attempt whether to settle the message, or to make another attempt after a wait.
+    pub(super) fn next(&self, d: &mut DeliveryContext<'_>, attempt: Attempt) -> ControlFlow<Disposition, Duration> {
         let Attempt { classified, counts } = attempt;
         let kind = match classified.outcome {
-            Outcome::Created => return AfterAttempt::Settle(Disposition::Ack),
-            Outcome::Rejected => return AfterAttempt::Settle(failed(Kind::Rejected, &classified)),
+            Outcome::Created => return ControlFlow::Break(Disposition::Ack),
+            Outcome::Rejected => return ControlFlow::Break(failed(Kind::Rejected, &classified)),
             Outcome::Unknown => Kind::Unknown,
             Outcome::Unavailable => Kind::Unavailable,
             // The message did not cause this. The gate decides when the next attempt is made.
             Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized | Outcome::Misconfigured => {
                 d.last_attempt = Some(classified);
-                return AfterAttempt::RetryNow(Duration::ZERO);
+                return ControlFlow::Continue(Duration::ZERO);
             }
         };
         if kind == Kind::Unknown && self.settings.on_unknown == OnUnknown::DeadLetter {
-            return AfterAttempt::Settle(failed(kind, &classified));
+            return ControlFlow::Break(failed(kind, &classified));
         }
         if !counts {
             d.last_attempt = Some(classified);
-            return AfterAttempt::RetryNow(Duration::ZERO);
+            return ControlFlow::Continue(Duration::ZERO);
         }
         let hint = self.schedule.honoured(classified.retry_after);
         let next = match self.schedule.next(d.state.attempts, d.attempts_in_round, d.state.round, hint) {
-            retry::Next::Exhausted => AfterAttempt::Settle(failed(kind, &classified)),
+            retry::Next::Exhausted => ControlFlow::Break(failed(kind, &classified)),
             retry::Next::RetryLater(delay) => {
                 d.state.round += 1;
-                AfterAttempt::Settle(Disposition::Retry(delay))
+                ControlFlow::Break(Disposition::Retry(delay))
             }
             retry::Next::RetryNow => {
                 let wait = jittered(d.backoff.next().max(hint), fastrand::f64());
                 // If the CRM asks for a wait beyond `gate.hold`, the message waits on a retry queue, if one has such a delay.
                 if !hint.is_zero() && Instant::now() + wait > d.deadline && self.schedule.reaches(hint) {
-                    AfterAttempt::Settle(self.end_round(d, hint))
+                    ControlFlow::Break(self.end_round(d, hint))
                 } else {
-                    AfterAttempt::RetryNow(wait)
+                    ControlFlow::Continue(wait)
                 }
             }
         };
@@ -150,23 +130,6 @@ impl Worker {
             let text = format!("this message has had {made} attempts, and the configuration allows {limit}; {task}");
             Failure::new(Stage::Send, kind, text)
         })
-    }
-
-    /// The disposition for a decision that needs no request.
-    pub(super) fn entry_disposition(&self, d: &mut DeliveryContext<'_>, decision: Decision) -> Disposition {
-        let dead_letter = |kind, text| Disposition::DeadLetter(Failure::new(Stage::Send, kind, text));
-        match decision {
-            Decision::Duplicate { doubted } => {
-                d.is_possible_duplicate = doubted;
-                Disposition::AlreadyCreated
-            }
-            Decision::Conflict => dead_letter(Kind::IdConflict, ID_CONFLICT),
-            Decision::Poison(attempts) => {
-                (d.state.attempts, d.state.possibly_created) = (attempts, true);
-                dead_letter(Kind::Poison, POISON_REASON)
-            }
-            Decision::InProgress | Decision::Orphaned(_) | Decision::Proceed(_) => Disposition::Requeue,
-        }
     }
 
     /// Records a claim as orphaned, because its result will never be known. It counts as one `unknown` attempt.

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -18,8 +18,9 @@ use tokio::time::Instant;
 
 use crate::broker::{CompareOwners, Owners};
 use crate::clock::Clock;
-use crate::ledger::{About, Ledger};
+use crate::ledger::{Ledger, LedgerMetadata};
 use crate::observe::logs::Repeated;
+use crate::sync::lock;
 
 /// The longest time until RabbitMQ notices that a worker's connection is lost: two heartbeats and a margin.
 pub(super) const CONNECTION_LOSS_NOTICED: Duration = Duration::from_secs(40);
@@ -47,7 +48,7 @@ pub struct ProofConditions {
 /// See the module's documentation.
 pub struct Ownership {
     ledger: Arc<dyn Ledger>,
-    /// The digest of what the rules' message ids are made from: see [`About::identities`].
+    /// The digest of what the rules' message ids are made from: see [`LedgerMetadata::identities`].
     identities: Mutex<String>,
     /// The ledger can see everything that is sent, because it is shared or only one worker consumes at a time.
     can_prove: bool,
@@ -68,7 +69,7 @@ pub struct Ownership {
     is_replacing: AtomicBool,
     /// The ledger's epochs before and after `identities` was last replaced. No entry was lost between these two.
     replaced_between: Mutex<Option<(u32, u32)>>,
-    /// Held while the ledger's [`About`] is written.
+    /// Held while the ledger's [`LedgerMetadata`] is written.
     writing: tokio::sync::Mutex<()>,
     drain: Mutex<Drain>,
     /// Comparisons in a row by which the proof was lost: a comparison is tried again if what follows it fails.
@@ -136,13 +137,12 @@ pub(super) struct UnsettledDelivery {
 
 impl Drop for UnsettledDelivery {
     fn drop(&mut self) {
-        self.ownership.drain().unsettled.remove(&self.number);
+        lock(&self.ownership.drain).unsettled.remove(&self.number);
     }
 }
 
 impl Ownership {
-    /// Before the first comparison the ledger proves nothing. `identities`: see [`About::identities`].
-    #[must_use]
+    /// Before the first comparison the ledger proves nothing. `identities`: see [`LedgerMetadata::identities`].
     pub fn new(ledger: Arc<dyn Ledger>, identities: String, conditions: ProofConditions, clock: Clock) -> Self {
         let is_shared = !ledger.is_exclusive();
         let has_others = !conditions.single_active_consumer && is_shared;
@@ -170,21 +170,13 @@ impl Ownership {
         }
     }
 
-    fn drain(&self) -> MutexGuard<'_, Drain> {
-        self.drain.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn identities(&self) -> MutexGuard<'_, String> {
-        self.identities.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether "no entry" proves that nothing was sent; and the current epoch, if the ledger has seen everything since the epoch
     /// began.
     pub(super) fn proof(&self) -> (bool, Option<u32>) {
         // `sees_everything` is read first, so that the old proof does not count for rules that are being replaced.
         let sees_everything = self.sees_everything();
         let about = self.ledger.about();
-        let is_ours = about.identities == *self.identities();
+        let is_ours = about.identities == *lock(&self.identities);
         (about.proves_unsent && sees_everything && is_ours, sees_everything.then_some(about.epoch))
     }
 
@@ -195,14 +187,14 @@ impl Ownership {
     /// Whether a shared ledger may have lost entries of other workers since `epoch`.
     pub(super) fn has_lost_since(&self, epoch: u32) -> bool {
         let now = self.ledger.epoch();
-        let replaced = *self.replaced_between.lock().unwrap_or_else(PoisonError::into_inner);
+        let replaced = *lock(&self.replaced_between);
         now != epoch && replaced != Some((epoch, now)) && !self.ledger.is_exclusive()
     }
 
     /// Notes that a delivery has arrived. Call it in the order of the deliveries.
     pub(super) fn arrived(self: &Arc<Self>, was_delivered_before: bool) -> UnsettledDelivery {
         let epoch = self.ledger.epoch();
-        let number = self.drain().arrived(was_delivered_before, epoch);
+        let number = lock(&self.drain).arrived(was_delivered_before, epoch);
         UnsettledDelivery { ownership: Arc::clone(self), number, epoch }
     }
 
@@ -210,22 +202,20 @@ impl Ownership {
     /// cannot be recorded, the next settled delivery tries again.
     pub(super) async fn settled(&self, unsettled: UnsettledDelivery) {
         drop(unsettled);
-        let is_newly_drained =
-            || !self.ledger.proves_unsent() && self.sees_everything() && self.drain().is_drained(self.ledger.epoch());
-        if !is_newly_drained() {
+        let is_newly_drained = |about: &LedgerMetadata| {
+            !about.proves_unsent && self.sees_everything() && lock(&self.drain).is_drained(about.epoch)
+        };
+        if !is_newly_drained(&self.ledger.about()) {
             return;
         }
         let _writing = self.writing.lock().await;
-        // Another delivery may have recorded it in the meantime.
-        if !is_newly_drained() {
-            return;
-        }
         let about = self.ledger.about();
-        // Entries may have been lost in the meantime: then the queue must be drained in the new epoch.
-        if !self.drain().is_drained(about.epoch) {
+        // Another delivery may have recorded it in the meantime, or entries may have been lost: then the queue must be drained in
+        // the new epoch.
+        if !is_newly_drained(&about) {
             return;
         }
-        let proven = About { proves_unsent: true, other_owner: false, ..about.clone() };
+        let proven = LedgerMetadata { proves_unsent: true, other_owner: false, ..about.clone() };
         if self.ledger.set_about(about, proven).await == Ok(true) {
             tracing::info!(
                 "the ledger has seen all messages of the queue: messages that it does not know were not sent"
@@ -235,14 +225,14 @@ impl Ownership {
 
     /// Notes that a delivery was requeued. On this connection the queue no longer counts as drained.
     pub(super) fn requeued(&self, unsettled: UnsettledDelivery) {
-        self.drain().has_requeued = true;
+        lock(&self.drain).has_requeued = true;
         drop(unsettled);
     }
 
     /// Calls `replace`, which puts new rules into force. `identities` is their ids' digest. A message that was sent before
     /// may get another id now. So messages that were delivered before are in doubt until the queue is drained.
     pub async fn replace_identities(&self, identities: String, replace: impl FnOnce()) {
-        let former = std::mem::replace(&mut *self.identities(), identities.clone());
+        let former = std::mem::replace(&mut *lock(&self.identities), identities.clone());
         if former == identities {
             replace();
             return;
@@ -251,7 +241,7 @@ impl Ownership {
         self.is_replacing.store(true, Ordering::SeqCst);
         replace();
         let _writing = self.writing.lock().await;
-        self.drain().restart_after_loss();
+        lock(&self.drain).restart_after_loss();
         if let Err(error) = self.record_identities().await {
             // The next connection compares them again. Until then the ledger proves nothing.
             self.sees_everything.store(false, Ordering::SeqCst);
@@ -265,7 +255,7 @@ impl Ownership {
             let about = self.ledger.reload_about().await.map_err(|error| error.to_string())?;
             let changed = self.without_proof(&about, false);
             let between = (about.epoch, changed.epoch);
-            *self.replaced_between.lock().unwrap_or_else(PoisonError::into_inner) = Some(between);
+            *lock(&self.replaced_between) = Some(between);
             if self.ledger.set_about(about, changed).await.map_err(|error| error.to_string())? {
                 return Ok(());
             }
@@ -284,7 +274,7 @@ impl Ownership {
             self.log_proof(compared.lost.as_deref());
             if compared.lost.is_some() {
                 let other_owner = about.other_owner || compared.must_wait;
-                let lost = About { other_owner, ..self.without_proof(&about, compared.is_other) };
+                let lost = LedgerMetadata { other_owner, ..self.without_proof(&about, compared.is_other) };
                 if !self.ledger.set_about(about.clone(), lost).await.map_err(|error| error.to_string())? {
                     continue;
                 }
@@ -298,7 +288,7 @@ impl Ownership {
 
     /// Logs that a comparison lost the proof. One that keeps it ends the row.
     fn log_proof(&self, lost: Option<&str>) {
-        let mut proof_lost = self.proof_lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut proof_lost = lock(&self.proof_lost);
         match lost {
             Some(reason) => proof_lost.warn(reason),
             None => drop(proof_lost.worked()),
@@ -306,7 +296,7 @@ impl Ownership {
     }
 
     /// Whether another worker is reading `<queue>.owner` right now, so that it looks empty. After a few times it counts as empty.
-    fn is_compared_elsewhere(&self, owners: &Owners, about: &About) -> bool {
+    fn is_compared_elsewhere(&self, owners: &Owners, about: &LedgerMetadata) -> bool {
         let is_missing =
             self.has_others && about.proves_unsent && matches!(owners, Owners::Found(ids) if ids.is_empty());
         let reads = if is_missing { self.empty_reads.fetch_add(1, Ordering::SeqCst) } else { MAX_TRIES };
@@ -317,10 +307,10 @@ impl Ownership {
     }
 
     /// Compares the ids on `<queue>.owner` with the ledger's `about`.
-    fn comparison(&self, owners: &Owners, about: &About) -> OwnerComparison {
+    fn comparison(&self, owners: &Owners, about: &LedgerMetadata) -> OwnerComparison {
         let is_other = matches!(owners, Owners::Found(ids) if ids.iter().any(|id| *id != about.id));
         let is_ours = matches!(owners, Owners::Found(ids) if !ids.is_empty() && !is_other);
-        let has_other_ids = about.identities != *self.identities();
+        let has_other_ids = about.identities != *lock(&self.identities);
         let unchanged_for = about.last_change.map(|at| self.clock.now().duration_since(at).unsigned_abs());
         let lost = match owners {
             _ if !self.can_prove => "broker.single_active_consumer is false and the ledger is local",
@@ -338,19 +328,19 @@ impl Ownership {
     }
 
     /// `about` of a ledger that no longer proves anything.
-    fn without_proof(&self, about: &About, is_other: bool) -> About {
-        About {
+    fn without_proof(&self, about: &LedgerMetadata, is_other: bool) -> LedgerMetadata {
+        LedgerMetadata {
             proves_unsent: false,
             // The epoch of a new ledger can stay, because it has no entries.
             epoch: about.epoch + u32::from(about.proves_unsent || is_other),
-            identities: self.identities().clone(),
+            identities: lock(&self.identities).clone(),
             ..about.clone()
         }
     }
 
     /// A new connection begins: unsettled messages may be delivered again.
-    fn restart_drain(&self, compared: &OwnerComparison, about: &About) {
-        let mut drain = self.drain();
+    fn restart_drain(&self, compared: &OwnerComparison, about: &LedgerMetadata) {
+        let mut drain = lock(&self.drain);
         let is_waiting = drain.not_before.is_some();
         drain.has_requeued = false;
         let had_to_wait = about.other_owner || (self.has_others && !about.proves_unsent);
@@ -383,6 +373,6 @@ impl CompareOwners for Ownership {
     }
 
     fn requeued_unseen(&self) {
-        self.drain().has_requeued = true;
+        lock(&self.drain).has_requeued = true;
     }
 }

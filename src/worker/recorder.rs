@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::gate::Gate;
 use crate::ledger::{Change, Changed, Entry, Key, Ledger, LedgerError};
-use crate::observe::events::Events;
+use crate::observe::events::Telemetry;
 use crate::retry::{Backoff, jittered};
 
 /// First and longest wait before the ledger is asked again after it failed.
@@ -21,16 +21,20 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Recorder {
     ledger: Arc<dyn Ledger>,
     gate: Arc<Gate>,
-    events: Arc<Events>,
+    telemetry: Arc<Telemetry>,
     /// Writes that failed and are being retried.
     background: TaskTracker,
 }
 
 impl Recorder {
     /// Uses `ledger`. Its failures close `gate`. Failed writes are retried in tasks of `background`.
-    #[must_use]
-    pub fn new(ledger: Arc<dyn Ledger>, gate: Arc<Gate>, events: Arc<Events>, background: TaskTracker) -> Arc<Self> {
-        Arc::new(Self { ledger, gate, events, background })
+    pub fn new(
+        ledger: Arc<dyn Ledger>,
+        gate: Arc<Gate>,
+        telemetry: Arc<Telemetry>,
+        background: TaskTracker,
+    ) -> Arc<Self> {
+        Arc::new(Self { ledger, gate, telemetry, background })
     }
 
     /// The ledger.
@@ -78,7 +82,7 @@ impl Recorder {
     async fn try_change(&self, key: &Key, change: &Change) -> Result<Changed, LedgerError> {
         let began = Instant::now();
         let changed = self.ledger.change(key, change.clone()).await;
-        self.events.ledger_wrote(began.elapsed(), self.ledger.len());
+        self.telemetry.ledger_wrote(began.elapsed(), self.ledger.entries());
         if changed.is_ok() {
             self.gate.ledger_worked();
         }
@@ -86,9 +90,6 @@ impl Recorder {
     }
 
     /// Changes an entry. After a failure it is retried in the background until the process ends.
-    ///
-    /// # Errors
-    /// The ledger's error, while the change is retried in the background.
     pub(super) async fn record(self: &Arc<Self>, key: Key, change: Change) -> Result<(), LedgerError> {
         let Err(error) = self.change(&key, &change).await else { return Ok(()) };
         let recorder = Arc::clone(self);
@@ -105,7 +106,7 @@ impl Recorder {
     }
 
     fn report_failure(&self, error: &LedgerError) {
-        self.events.ledger_failed(error);
+        self.telemetry.ledger_failed(error);
         self.gate.ledger_failed();
     }
 
@@ -130,10 +131,6 @@ impl Recorder {
                 }
             }
         };
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = watching => {}
-        }
+        let _: Option<()> = stop.run_until_cancelled(watching).await;
     }
 }

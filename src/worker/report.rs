@@ -8,61 +8,55 @@ use super::Worker;
 use super::delivery::DeliveryContext;
 use crate::broker::Message;
 use crate::config::OnUnknown;
+use crate::crm::classify::Classified;
 use crate::message::disposition::{Disposition, Settlement};
 use crate::message::published::published_at;
-use crate::observe::events::Settled;
+use crate::message::retry_state::RetryState;
+use crate::observe::events::SettledDelivery;
 
-/// What the log line and the metrics say about a delivery.
+/// What remains of a delivery's context when it is settled.
 pub(super) struct Report {
-    id: Option<String>,
-    has_id: bool,
+    pub(super) state: RetryState,
     pub(super) rule: Option<Arc<str>>,
-    pub(super) attempts: u32,
-    round: u32,
-    replays: u32,
-    reason: Option<String>,
-    first_attempt_at: Option<jiff::Timestamp>,
-    is_created: bool,
+    has_id: bool,
+    last_attempt: Option<Classified>,
     /// An earlier attempt, or another worker, may have created the task before this one was sent.
     was_doubted: bool,
-    possibly_created: bool,
-    /// It had several attempts, or an earlier delivery may have had some.
-    may_be_resent: bool,
     began: Instant,
 }
 
 impl Report {
-    pub(super) fn of(d: &DeliveryContext<'_>, disposition: &Disposition, began: Instant) -> Self {
-        Self {
-            id: d.state.message_id.clone().or_else(|| d.message.id().map(str::to_owned)),
-            has_id: d.key.is_some(),
-            rule: d.rule.clone(),
-            attempts: d.state.attempts,
-            round: d.state.round,
-            replays: d.state.replays,
-            reason: d.last_attempt.as_ref().map(|attempt| attempt.reason.clone()),
-            first_attempt_at: d.state.first_attempt_at,
-            is_created: matches!(disposition, Disposition::Ack | Disposition::AlreadyCreated),
-            was_doubted: d.is_possible_duplicate,
-            possibly_created: d.state.possibly_created,
-            may_be_resent: d.state.attempts > 1 || d.message.was_delivered_before(),
-            began,
-        }
+    pub(super) fn of(d: DeliveryContext<'_>, began: Instant) -> Self {
+        let DeliveryContext { state, rule, key, last_attempt, is_possible_duplicate, .. } = d;
+        Self { state, rule, has_id: key.is_some(), last_attempt, was_doubted: is_possible_duplicate, began }
+    }
+
+    fn id<'a>(&'a self, message: &'a Message) -> Option<&'a str> {
+        self.state.message_id.as_deref().or_else(|| message.id())
     }
 }
 
 impl Worker {
     /// Logs and counts a possible duplicate before the delivery is settled, so that the report exists even if the worker is killed
     /// right after it. If RabbitMQ then delivers the message again, the duplicate is reported again.
-    pub(super) fn warn_of_duplicate(&self, report: &Report, settlement: &Settlement) {
+    pub(super) fn warn_of_duplicate(
+        &self,
+        message: &Message,
+        report: &Report,
+        disposition: &Disposition,
+        settlement: &Settlement,
+    ) {
+        let (state, was_doubted) = (&report.state, report.was_doubted);
         // The worker's dead letters have the header `x-wtw-possibly-created`. A rejected message gets no new header. In strict
         // mode only a replay can be sent although its task may exist.
-        let may_be_resent = report.may_be_resent && self.settings.on_unknown == OnUnknown::Retry;
+        let was_resent = state.attempts > 1 || message.was_delivered_before();
+        let may_be_resent = was_resent && self.settings.on_unknown == OnUnknown::Retry;
         let may_be_several = matches!(settlement, Settlement::Reject(_))
-            && report.possibly_created
-            && (report.was_doubted || may_be_resent || report.replays > 0);
-        if (report.is_created && report.was_doubted) || may_be_several {
-            self.events.possible_duplicate(report.id.as_deref());
+            && state.possibly_created
+            && (was_doubted || may_be_resent || state.replays > 0);
+        let is_created = matches!(disposition, Disposition::Ack | Disposition::AlreadyCreated);
+        if (is_created && was_doubted) || may_be_several {
+            self.telemetry.possible_duplicate(report.id(message));
         }
     }
 
@@ -70,26 +64,28 @@ impl Worker {
     pub(super) fn report(
         &self,
         message: &Message,
-        report: Report,
+        report: &Report,
         disposition: &Disposition,
         settlement: &Settlement,
         gone: bool,
     ) {
-        self.events.settled(&Settled {
-            message_id: report.id.as_deref(),
+        let (id, state) = (report.id(message), &report.state);
+        self.telemetry.settled(&SettledDelivery {
+            message_id: id,
             has_id: report.has_id,
-            reference: report.id.as_deref().and_then(|id| self.mapper.reference(id)),
+            reference: id.and_then(|id| self.mapper.reference(id)),
             rule: report.rule.as_deref(),
             disposition,
             settlement,
-            attempts: report.attempts,
-            round: report.round,
-            reason: report.reason.as_deref(),
+            to: self.settler.copy_queue(disposition).as_deref(),
+            attempts: state.attempts,
+            round: state.round,
+            reason: report.last_attempt.as_ref().map(|attempt| attempt.reason.as_str()),
             duration: report.began.elapsed(),
             is_gone: gone,
             at: self.clock.now(),
             // Not for a replay, whose time since publication includes the wait for an operator.
-            published: published_at(&message.properties).or(report.first_attempt_at).filter(|_| report.replays == 0),
+            published: published_at(&message.properties).or(state.first_attempt_at).filter(|_| state.replays == 0),
         });
     }
 }

@@ -15,7 +15,7 @@ use wolkvox_task_worker::message::failure::Kind;
 use crate::support::broker::Broker;
 use crate::support::prometheus::{Prometheus, promtool};
 use crate::support::rig::{Crm, LedgerFile, Rig, Worker, task};
-use crate::support::{BOUND, eventually, http};
+use crate::support::{WAIT_TIMEOUT, eventually, http};
 
 /// Expressions without data in a healthy worker.
 const RIGHTLY_EMPTY: [&str; 1] = [r#"ALERTS{alertname=~"Wolkvox.*",alertstate="firing"}"#];
@@ -127,7 +127,7 @@ async fn some_traffic(rig: &Rig) {
 /// Waits until every expression has data.
 async fn have_data(prometheus: &Prometheus, expressions: impl IntoIterator<Item = impl Into<String>>) {
     let mut missing: BTreeSet<String> = expressions.into_iter().map(Into::into).collect();
-    let deadline = Instant::now() + BOUND;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         for expression in missing.clone() {
             if prometheus.numbers(&expression).await > 0 {
@@ -137,7 +137,7 @@ async fn have_data(prometheus: &Prometheus, expressions: impl IntoIterator<Item 
         if missing.is_empty() {
             return;
         }
-        assert!(Instant::now() < deadline, "no data within {BOUND:?}: {missing:#?}");
+        assert!(Instant::now() < deadline, "no data within {WAIT_TIMEOUT:?}: {missing:#?}");
         sleep(Duration::from_millis(200)).await;
     }
 }

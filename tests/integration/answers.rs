@@ -16,7 +16,7 @@ use wolkvox_task_worker::config::{Config, Sources};
 use wolkvox_task_worker::crm::classify::{Classified, classify};
 use wolkvox_task_worker::crm::{Crm as _, HttpCrm};
 
-use crate::support::BOUND;
+use crate::support::WAIT_TIMEOUT;
 
 /// What a case expects, see `tests/cases/answers/README.md`.
 #[derive(Debug, Deserialize)]
@@ -103,7 +103,7 @@ async fn failure(name: String) -> Option<String> {
     let read = |extension: &str| std::fs::read(folder().join(format!("{name}.{extension}"))).expect("a file");
     let expected = String::from_utf8(read("expect")).expect("text");
     let expected: Expected = toml::from_str(&expected).unwrap_or_else(|error| panic!("{name}.expect: {error}"));
-    let classified = timeout(BOUND, attempt(&read("http"), expected.then)).await;
+    let classified = timeout(WAIT_TIMEOUT, attempt(&read("http"), expected.then)).await;
     let Ok(classified) = classified else { return Some(format!("{name}: no end")) };
     let retry_after = classified.retry_after.map(|wait| wait.as_secs());
     let found = (classified.outcome.as_str(), classified.http_status, classified.code, retry_after);
@@ -156,7 +156,7 @@ async fn connection_serves_one_request_unless_reuse_is_configured() {
             }
             drop(crm);
         };
-        timeout(BOUND, async { tokio::join!(serve, send) }).await.expect("an end");
+        timeout(WAIT_TIMEOUT, async { tokio::join!(serve, send) }).await.expect("an end");
     }
 }
 

@@ -14,20 +14,20 @@ use crate::support::process::{Env, run};
 use crate::support::rig::{Crm, LedgerFile, Rig, properties, task};
 
 /// What `check` printed.
-struct Checked {
+struct CheckOutput {
     code: Option<i32>,
     findings: Vec<Value>,
     said: String,
 }
 
-async fn check(args: &[&str], env: &Env) -> Checked {
+async fn check(args: &[&str], env: &Env) -> CheckOutput {
     let args: Vec<&str> = ["check", "--json"].into_iter().chain(args.iter().copied()).collect();
     let done = run(&args, env, b"").await;
     let findings = serde_json::from_str(&done.stdout).unwrap_or_else(|_| panic!("{}{}", done.stdout, done.stderr));
-    Checked { code: done.code, findings, said: done.stdout + &done.stderr }
+    CheckOutput { code: done.code, findings, said: done.stdout + &done.stderr }
 }
 
-impl Checked {
+impl CheckOutput {
     /// The message and advice of the finding of that name and result that contains `part`.
     fn has(&self, check: &str, result: &str, part: &str) -> String {
         let text = |finding: &Value| {
@@ -64,6 +64,7 @@ async fn correct_settings_are_ok_line_by_line() {
     for name in names(&rig) {
         checked.has("broker.queue", "ok", &format!("{name}: messages 0, consumers 0; delivery limit"));
     }
+    checked.has("crm.endpoint", "ok", " answers, reached at 127.0.0.1");
     checked.has("crm.token", "ok", "token 0: accepted, 999999 of 1000000 calls left today");
     checked.has("ledger", "ok", "does not exist yet; its folder can be written");
     checked.has("broker.policies", "ok", "AMQP does not show them");

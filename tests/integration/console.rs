@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::process::{Env, Process};
 use crate::support::rig::{LedgerFile, Rig, Worker};
-use crate::support::{BOUND, eventually, http};
+use crate::support::{WAIT_TIMEOUT, eventually, http};
 
 /// A running console, and the session of a visitor.
 pub(crate) struct Console {
@@ -60,7 +60,7 @@ impl Console {
 
     fn with(env: Env, address: String, folder: Option<LedgerFile>) -> Self {
         let _ = http::client();
-        let client = Client::builder().timeout(BOUND).redirect(Policy::none()).build().expect("a client");
+        let client = Client::builder().timeout(WAIT_TIMEOUT).redirect(Policy::none()).build().expect("a client");
         let process = Process::start(&["console"], &env);
         Self { process, url: format!("http://{address}"), env, client, cookie: Mutex::default(), folder }
     }
@@ -143,7 +143,7 @@ impl Console {
 
     /// Reads the queue again, and waits until a page contains a text: reading a long queue takes time.
     pub(crate) async fn reads(&self, path: &str, part: &str) -> String {
-        let deadline = Instant::now() + BOUND * 10;
+        let deadline = Instant::now() + WAIT_TIMEOUT * 10;
         self.post("/failed/read", &[]).await;
         loop {
             let page = self.get(path).await.text;

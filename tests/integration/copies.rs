@@ -112,7 +112,7 @@ async fn publishing_blocked_for_longer_than_gate_hold_returns_messages_and_loses
 
 /// The most memory that the worker may take, in KiB: less than the limit of the Kubernetes manifests. The client fetches messages
 /// ahead.
-const MOST: u64 = 448 << 10;
+const MAX_MEMORY_KIB: u64 = 448 << 10;
 const LARGE: usize = 16 << 20;
 
 #[tokio::test]
@@ -131,7 +131,7 @@ async fn large_messages_are_left_to_rabbitmq_in_bounded_memory() {
     let rejected = || async { (rig.amqp.count(&dead).await == Some(48)).then_some(()) };
     eventually("the large messages are dead-lettered by RabbitMQ", rejected).await;
     let peak = worker.process.peak_memory();
-    assert!(peak < MOST, "{peak} KiB");
+    assert!(peak < MAX_MEMORY_KIB, "{peak} KiB");
     worker.process.stop().await;
     assert_eq!(rig.amqp.count(&rig.queue).await, Some(0));
 }

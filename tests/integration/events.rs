@@ -23,8 +23,8 @@ const PUBLISHING: &str = include_str!("../../docs/publishing.md");
 const MAPPING: &str = include_str!("../../docs/mapping.md");
 const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/publishers/requirements.txt");
 /// Time limit that is long enough to download packages.
-const INSTALL: Duration = Duration::from_secs(600);
-const RUN: Duration = Duration::from_secs(60);
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
+const RUN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The configuration file of a test; deleted at its end.
 struct File(PathBuf);
@@ -64,9 +64,9 @@ pub(crate) async fn python() -> PathBuf {
         let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("publishers");
         let (python, done) = (venv.join("bin/python"), venv.join("requirements.txt"));
         if std::fs::read(&done).ok() != std::fs::read(REQUIREMENTS).ok() {
-            succeeds(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv), INSTALL).await;
+            succeeds(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv), INSTALL_TIMEOUT).await;
             let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", REQUIREMENTS];
-            succeeds(Command::new(&python).args(pip), INSTALL).await;
+            succeeds(Command::new(&python).args(pip), INSTALL_TIMEOUT).await;
             std::fs::copy(REQUIREMENTS, &done).expect("noted");
         }
         python
@@ -94,7 +94,7 @@ async fn publishes(library: &str) {
     }
     let program = PUBLISHING.split(&format!("<!-- run: {library} -->\n```python\n")).nth(1).expect("a program");
     let program = program.split("\n```").next().expect("its end").replace("\"helpdesk\"", &format!("{exchange:?}"));
-    succeeds(Command::new(python().await).arg("-c").arg(program).env("AMQP_URL", rig.amqp.url()), RUN).await;
+    succeeds(Command::new(python().await).arg("-c").arg(program).env("AMQP_URL", rig.amqp.url()), RUN_TIMEOUT).await;
     let delivery = rig.amqp.take(&rig.queue).await;
     let properties = &delivery.properties;
     assert_eq!(properties.message_id().as_ref().expect("an id").as_str(), "ticket-17-closed");

@@ -19,8 +19,8 @@ use wolkvox_task_worker::config;
 use wolkvox_task_worker::ledger::redis::{RedisLedger, prefix};
 use wolkvox_task_worker::ledger::sqlite::SqliteLedger;
 use wolkvox_task_worker::ledger::{
-    self, About, AttemptResult, Change, Changed, Claim, ClaimId, Digest, Entry, Key, KnownResult, Ledger, LedgerError,
-    Limits, NewClaim, Owner, ReplayMark, entry,
+    self, AttemptResult, Change, Changed, Claim, ClaimId, Digest, Entry, Key, KnownResult, Ledger, LedgerError,
+    LedgerMetadata, Limits, NewClaim, Owner, ReplayMark, entry,
 };
 
 mod owners;
@@ -36,12 +36,12 @@ use crate::support::redis::Redis;
 
 async fn open(url: &str, prefix: &str, limits: Limits, clock: Clock) -> Result<RedisLedger, LedgerError> {
     let url = SecretString::from(url).into();
-    let opened = RedisLedger::open(&url, prefix, limits, clock);
+    let opened = RedisLedger::open(&url, prefix, limits, clock, false);
     let ledger = timeout(Duration::from_secs(20), opened).await.unwrap()?;
     let about = ledger.about();
     if about.last_change.is_none() && !about.proves_unsent {
         // A new ledger begins with a random epoch; the claims of these tests have epoch 0.
-        assert!(ledger.set_about(about.clone(), About { epoch: 0, ..about }).await?);
+        assert!(ledger.set_about(about.clone(), LedgerMetadata { epoch: 0, ..about }).await?);
     }
     Ok(ledger)
 }
@@ -114,10 +114,10 @@ async fn replicas_share_entries() {
         matches!(replica.change("b", claim).await, Changed::Done(_))
     });
     assert_eq!(join_all(claims).await.into_iter().filter(|won| *won).count(), 1);
-    let about = About { proves_unsent: true, epoch: 3, ..here.ledger.about() };
+    let about = LedgerMetadata { proves_unsent: true, epoch: 3, ..here.ledger.about() };
     let stale = there.ledger.about();
     assert!(here.ledger.set_about(here.ledger.about(), about.clone()).await.unwrap());
-    let lost = About { epoch: 1, ..stale.clone() };
+    let lost = LedgerMetadata { epoch: 1, ..stale.clone() };
     assert!(!there.ledger.set_about(stale, lost).await.unwrap(), "the other replica has replaced what was seen");
     let reloaded = there.ledger.reload_about().await.unwrap();
     assert_eq!((reloaded.proves_unsent, reloaded.epoch), (true, 3));
@@ -134,14 +134,16 @@ async fn shared_redis_keeps_a_separate_ledger_for_each_queue() {
     };
     let (here, there) = (opened(&one).await, opened(&unique("tasks")).await);
     let about = here.ledger.about();
-    assert!(here.ledger.set_about(about.clone(), About { proves_unsent: true, ..about.clone() }).await.unwrap());
+    assert!(
+        here.ledger.set_about(about.clone(), LedgerMetadata { proves_unsent: true, ..about.clone() }).await.unwrap()
+    );
     here.create("a", 1).await;
     let other = there.ledger.reload_about().await.unwrap();
     assert!(
         other.id != about.id && !other.proves_unsent,
         "what one queue's ledger proves says nothing of another queue"
     );
-    assert_eq!((there.get("a").await, there.ledger.len()), (None, 0));
+    assert_eq!((there.get("a").await, there.ledger.entries()), (None, 0));
     assert!(here.ledger.find(key("a").prefix()).await.unwrap().is_some(), "a queue's name is no pattern");
     assert_eq!(there.ledger.find(key("a").prefix()).await.unwrap(), None);
 }
@@ -173,7 +175,7 @@ async fn emptied_redis_is_another_ledger_and_claims_conflict() {
     let redis = Redis::own().await.unwrap();
     let clock = FakeClock::new();
     let fixture = Fixture { ledger: Arc::new(own(&redis, LONG_RETENTION, clock.clock()).await), clock };
-    let proven = About { proves_unsent: true, epoch: 0, ..fixture.ledger.about() };
+    let proven = LedgerMetadata { proves_unsent: true, epoch: 0, ..fixture.ledger.about() };
     fixture.ledger.set_about(fixture.ledger.about(), proven.clone()).await.unwrap();
     fixture.create("a", 1).await;
     let claim = |id, epoch| {
@@ -193,7 +195,11 @@ async fn emptied_redis_is_another_ledger_and_claims_conflict() {
     fixture.finish("b", 3, AttemptResult::Created).await;
     assert!(fixture.is_created("b").await, "a created task is recorded all the same");
     // A claim that was decided in an earlier epoch.
-    fixture.ledger.set_about(fixture.ledger.about(), About { epoch: 1, ..fixture.ledger.about() }).await.unwrap();
+    fixture
+        .ledger
+        .set_about(fixture.ledger.about(), LedgerMetadata { epoch: 1, ..fixture.ledger.about() })
+        .await
+        .unwrap();
     assert_eq!(fixture.change("c", claim(4, 0)).await, Changed::Conflict(None));
 }
 
@@ -202,13 +208,14 @@ async fn restarted_redis_no_longer_proves_that_nothing_was_sent() {
     let redis = Redis::own().await.unwrap();
     let clock = FakeClock::new();
     let fixture = Fixture { ledger: Arc::new(own(&redis, LONG_RETENTION, clock.clock()).await), clock };
-    let proven = About { proves_unsent: true, epoch: 4, identities: "rules".to_owned(), ..fixture.ledger.about() };
+    let proven =
+        LedgerMetadata { proves_unsent: true, epoch: 4, identities: "rules".to_owned(), ..fixture.ledger.about() };
     fixture.ledger.set_about(fixture.ledger.about(), proven.clone()).await.unwrap();
     assert_eq!(fixture.ledger.reload_about().await.unwrap(), proven);
     redis.kill().await.unwrap();
     redis.restart().await.unwrap();
     in_time(async || fixture.ledger.reload_about().await.map(drop)).await;
-    assert_eq!(fixture.ledger.about(), About { proves_unsent: false, epoch: 5, ..proven });
+    assert_eq!(fixture.ledger.about(), LedgerMetadata { proves_unsent: false, epoch: 5, ..proven });
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use wolkvox_task_worker::config::{Config, Sources};
 use wolkvox_task_worker::crm::classify::{Classified, classify};
 use wolkvox_task_worker::crm::{Crm as _, HttpCrm};
 
-use crate::support::BOUND;
+use crate::support::WAIT_TIMEOUT;
 use crate::support::broker::unique;
 use crate::support::process::{Env, run};
 use crate::support::rig::Crm;
@@ -33,11 +33,11 @@ fn configuration(more: &[(&str, &str)]) -> Config {
 /// Asks the CRM about the token.
 async fn ask(more: &[(&str, &str)]) -> Classified {
     let crm = HttpCrm::new(&configuration(more).crm).expect("a client");
-    let result = timeout(BOUND, crm.token_information(&"demo-token".to_owned().into())).await.expect("an end");
+    let result = timeout(WAIT_TIMEOUT, crm.token_information(&"demo-token".to_owned().into())).await.expect("an end");
     classify(&result, Clock::system().now())
 }
 
-/// The findings of `check` about the CRM, as `check result: message`.
+/// The findings of `check` about the CRM, as `check result: message → advice`.
 async fn check(more: &[(&str, &str)]) -> Vec<String> {
     let own = [
         ("WTW_CRM_OPERATION", "demo"),
@@ -48,9 +48,12 @@ async fn check(more: &[(&str, &str)]) -> Vec<String> {
     let env: Env = own.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let done = run(&["check", "--json"], &env, b"").await;
     let findings: Vec<Value> = serde_json::from_str(&done.stdout).unwrap_or_else(|_| panic!("{}", done.stderr));
-    let text = |finding: &Value, key: &str| finding[key].as_str().expect("text").to_owned();
-    let lines =
-        findings.iter().map(|one| format!("{} {}: {}", text(one, "check"), text(one, "result"), text(one, "message")));
+    let line = |one: &Value| {
+        let [check, result, message, advice] =
+            ["check", "result", "message", "advice"].map(|key| one[key].as_str().unwrap_or_default());
+        format!("{check} {result}: {message} → {advice}")
+    };
+    let lines = findings.iter().map(line);
     lines.filter(|line| line.starts_with("crm.") || line.starts_with("configuration ")).collect()
 }
 
@@ -269,6 +272,27 @@ async fn refused_certificate_is_reported_with_its_true_reason() {
 }
 
 #[tokio::test]
+async fn check_tells_a_bad_certificate_from_a_slow_connection() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let identity = identity(Kind::OtherName);
+    let file = File::new(&identity.certificate.pem());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("https://localhost:{}", listener.local_addr().expect("an address").port());
+    let mut server = JoinSet::new();
+    server.spawn(serve(listener, identity));
+    let findings = check(&[("WTW_CRM_SERVER", &url), ("WTW_CRM_CA_FILE", file.path())]).await;
+    has(&findings, "crm.tls problem: ");
+    has(&findings, "is for another name");
+
+    // The system accepts the connection, and TLS gets no answer.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("https://{}", silent.local_addr().expect("an address"));
+    let findings = check(&[("WTW_CRM_SERVER", &url), ("WTW_CRM_CONNECT_TIMEOUT", "500ms")]).await;
+    has(&findings, "crm.connect problem: ");
+    has(&findings, "→ raise crm.connect_timeout");
+}
+
+#[tokio::test]
 async fn each_bad_certificate_file_is_named_with_its_problem() {
     let (one, other) = (identity(Kind::Own), identity(Kind::Own));
     let (certificate, key, stranger) =
@@ -358,7 +382,7 @@ async fn certificate_signed_by_the_configured_authority_is_accepted() {
     // The server answers after the request's head and ignores the body.
     let token = "demo-token".to_owned().into();
     let sending = crm.insert(&token, Bytes::from_static(b"\r\n\r\n"));
-    let result = timeout(BOUND, sending).await.expect("an end");
+    let result = timeout(WAIT_TIMEOUT, sending).await.expect("an end");
     let classified = classify(&result, Clock::system().now());
     assert_eq!(classified.outcome.as_str(), "created", "{}", classified.reason);
 }

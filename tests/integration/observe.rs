@@ -13,7 +13,7 @@ use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::sandbox::Options;
 
 use crate::support::broker::Broker;
-use crate::support::rig::{Crm, Rig, dead_lettered, properties, settled, task};
+use crate::support::rig::{Crm, Rig, Worker, dead_lettered, properties, settled, task};
 use crate::support::{eventually, http};
 
 /// Seconds since 1970.
@@ -73,9 +73,7 @@ async fn suspended_token_shows_its_quota_and_end_of_suspension() {
 async fn start_line_names_broker_crm_and_ledger_without_a_password() {
     let rig = Rig::new("observe.start").await;
     let worker = rig.worker(&[("HTTP_PROXY", ""), ("NO_PROXY", "*")]).await;
-    let lines = worker.process.lines();
-    let events = lines.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let started = events.into_iter().find(|event| event["message"] == "starting").expect("a start line");
+    let started = start_line(&worker);
     let admin = worker.admin.trim_start_matches("http://");
     for (field, value) in
         [("queue", &*rig.queue), ("crm", &rig.crm.url), ("operation", "demo"), ("ledger", "memory"), ("admin", admin)]
@@ -85,7 +83,22 @@ async fn start_line_names_broker_crm_and_ledger_without_a_password() {
     let broker = started["broker"].as_str().expect("a text");
     let password = rig.broker_url.split(['@', ':']).nth(2).expect("a login");
     assert!(broker.starts_with("amqp://") && !broker.contains(&format!(":{password}@")), "{broker}");
+    assert!(started["proxy"].is_null(), "{started}");
     worker.process.stop().await;
+    // A CRM on loopback is reached without a proxy.
+    let proxy = ("HTTP_PROXY", "http://user:hunter2@127.0.0.1:3128");
+    let not_exempt = [("NO_PROXY", ""), ("no_proxy", "")];
+    let env = [&[proxy, ("WTW_CRM_SERVER", "http://crm.test")][..], &not_exempt].concat();
+    let worker = rig.worker(&env).await;
+    assert_eq!(start_line(&worker)["proxy"], "the proxy http://127.0.0.1:3128 (from HTTP_PROXY)");
+    assert!(!worker.process.lines().join("\n").contains("hunter2"));
+    worker.process.stop().await;
+}
+
+fn start_line(worker: &Worker) -> Value {
+    let lines = worker.process.lines();
+    let mut events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    events.find(|event| event["message"] == "starting").expect("a start line")
 }
 
 #[tokio::test]
@@ -143,7 +156,7 @@ async fn pages_answer_within_a_second_under_a_flood() {
     let before = resident(worker.process.id());
     for _ in 0..3 {
         let flood = join_all((0..FLOOD).map(half)).await;
-        for page in ["livez", "readyz", "metrics"] {
+        for page in ["livez", "readyz", "metrics", "status", "ledger?id=x"] {
             let began = Instant::now();
             let answer = client.get(format!("{}/{page}", worker.admin)).send().await.expect("an answer");
             let (status, body) = (answer.status(), answer.text().await.expect("a body"));

@@ -39,7 +39,12 @@ async fn status_says_in_one_sentence_whether_it_works() {
         (said.contains(": active, ready") && said.contains(": standby, ready")).then_some(said)
     };
     let said = eventually("one is active and the other stands by", roles).await;
-    assert!(said.contains("gate      open since") && said.contains("created 1"), "{said}");
+    assert!(said.contains("gate      open since"), "{said}");
+    for counts in
+        ["settled   since the worker's start: created 1", "failed    dead-lettered since the worker's start: none"]
+    {
+        assert!(said.contains(counts), "{counts}: {said}");
+    }
 
     rig.crm.faults(json!([{ "action": "status:503" }])).await;
     rig.publish_many("late", 8).await;
@@ -77,10 +82,16 @@ async fn find_asks_the_workers_when_another_ledger_file_is_here() {
         let found = tool(&env, &["find", id]).await;
         assert!(found.stdout.contains("Its task was created."), "{}", found.stdout);
     }
-    // Workers of other queues are not asked.
-    let other = rig.env(&[elsewhere, ("WTW_CONSOLE_WORKERS", &worker.admin), ("WTW_BROKER_QUEUE", "other")]);
-    let found = tool(&other, &["find", "m-1"]).await;
-    assert!(found.code == Some(1) && found.stdout.contains("ledger    not found"), "{}", found.stdout);
+    // Workers of other queues are not asked, with a ledger file here and without one.
+    let serves = format!("this worker serves the queue {}, and broker.queue is other", rig.queue);
+    for (ledger, says) in [
+        (elsewhere, "ledger    not found, and this ledger cannot prove that nothing was sent"),
+        (("WTW_LEDGER_URL", "memory:"), &*serves),
+    ] {
+        let other = rig.env(&[ledger, ("WTW_CONSOLE_WORKERS", &worker.admin), ("WTW_BROKER_QUEUE", "other")]);
+        let found = tool(&other, &["find", "m-1"]).await;
+        assert!(found.code == Some(1) && found.stdout.contains(says), "{says}: {}", found.stdout);
+    }
 }
 
 /// Its ledger may know what the others do not.
@@ -135,6 +146,9 @@ async fn find_shows_a_message_on_any_queue() {
     for (line, id) in settled.iter().zip(["created", "later"]) {
         assert_eq!((&line["message_id"], &line["reference"]), (&json!(id), &json!(reference(id))));
     }
+    let retried = settled.iter().find(|line| line["outcome"] == "retried").expect("a retry");
+    assert_eq!((&retried["to"], &retried["next"]), (&json!(format!("{}.retry.1h", rig.queue)), &json!("1h")));
+    assert!(retried["reason"].as_str().is_some_and(|reason| reason.contains("500")), "{retried}");
     for (text, says) in [
         (reference("created"), "Its task was created."),
         (format!("[ref:{}]", reference("created")), "Its task was created."),

@@ -24,7 +24,7 @@ const INSERT: &str = "/server/API/v2/custom/insert.php";
 const QUERY: &str = "/server/API/v2/custom/query.php";
 const QUERY_DATES: &str = "/server/API/v2/custom/queryDates.php";
 const TOKEN_INFORMATION: &str = "/server/API/v2/token/tokenInformation.php";
-const BOUND: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn options() -> Options {
     Options { tokens: vec!["one".to_owned(), "two".to_owned()], seed: Some(1), ..Options::default() }
@@ -89,7 +89,7 @@ impl Crm {
         let sandbox = Sandbox::bind(options).await.unwrap();
         let address = sandbox.local_addr().to_string();
         let shutdown = CancellationToken::new();
-        let client = Client::builder().pool_max_idle_per_host(0).timeout(BOUND).build().unwrap();
+        let client = Client::builder().pool_max_idle_per_host(0).timeout(WAIT_TIMEOUT).build().unwrap();
         Self {
             address,
             client,
@@ -182,8 +182,8 @@ async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) 
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    let waited = tokio::time::timeout(BOUND, wait).await;
-    assert!(waited.is_ok(), "not within {BOUND:?}: {what}");
+    let waited = tokio::time::timeout(WAIT_TIMEOUT, wait).await;
+    assert!(waited.is_ok(), "not within {WAIT_TIMEOUT:?}: {what}");
 }
 
 #[tokio::test]
@@ -316,7 +316,7 @@ async fn insert_refuses_a_task_with_anything_missing_or_wrong() {
 
 #[tokio::test]
 async fn sandbox_warns_when_it_listens_beyond_loopback() {
-    for (listen, warns) in [("127.0.0.1:0", false), ("0.0.0.0:0", true)] {
+    for (listen, warns) in [("127.0.0.1:0", false), ("0.0.0.0:0", true), ("[::]:0", true)] {
         let sandbox = Process::start(&["sandbox", "--listen", listen], &Env::new());
         let has = |part: &str| sandbox.lines().iter().any(|line| line.contains(part));
         until("it says its address", async || has("{\"listening\":\"http://")).await;

@@ -27,7 +27,7 @@ use wolkvox_task_worker::crm::classify::{HttpResult, Outcome};
 use wolkvox_task_worker::message::mapper::Mapper;
 use wolkvox_task_worker::observe::logs;
 
-use crate::support::BOUND;
+use crate::support::WAIT_TIMEOUT;
 use crate::support::amqp::text;
 use crate::support::broker::unique;
 use crate::support::collector::Collector;
@@ -320,7 +320,7 @@ async fn process_memory_cannot_be_read_by_others() {
     }
     let mut child = command.spawn().expect("spawned");
     let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
-    let first = timeout(BOUND, lines.next_line()).await.expect("a line in time").expect("a line");
+    let first = timeout(WAIT_TIMEOUT, lines.next_line()).await.expect("a line in time").expect("a line");
     assert!(first.is_some(), "it runs");
     let id = child.id().expect("a number");
     let environment = std::fs::metadata(format!("/proc/{id}/environ")).expect("a process");

@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 
 /// The longest time that a test waits for a condition. Long, because a machine that builds and tests at once is slow.
-pub(crate) const BOUND: Duration = Duration::from_secs(60);
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// All files with this extension below a folder of the repository, by their paths from its top.
 pub(crate) fn files_below(folder: &str, extension: &str) -> Vec<PathBuf> {
@@ -44,17 +44,17 @@ pub(crate) async fn heavy() -> SemaphorePermit<'static> {
     HEAVY.acquire().await.expect("never closed")
 }
 
-/// Waits at most [`BOUND`] until `condition` has a value. `what` names the condition in the panic.
+/// Waits at most [`WAIT_TIMEOUT`] until `condition` has a value. `what` names the condition in the panic.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + BOUND;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
-        if let Some(value) = timeout(BOUND, condition())
+        if let Some(value) = timeout(WAIT_TIMEOUT, condition())
             .await
-            .unwrap_or_else(|_| panic!("one check of the condition took longer than {BOUND:?}: {what}"))
+            .unwrap_or_else(|_| panic!("one check of the condition took longer than {WAIT_TIMEOUT:?}: {what}"))
         {
             return value;
         }
-        assert!(Instant::now() < deadline, "the condition did not hold within {BOUND:?}: {what}");
+        assert!(Instant::now() < deadline, "the condition did not hold within {WAIT_TIMEOUT:?}: {what}");
         sleep(Duration::from_millis(20)).await;
     }
 }

@@ -31,7 +31,7 @@ const LATENCY: Duration = Duration::from_millis(40);
 /// multiple of the slots, because all slots create their tasks at nearly the same time.
 const MEASURED: (usize, usize) = (50, 990);
 /// The required share of the rate that the slots allow.
-const BOUND: f64 = 0.98;
+const MIN_SHARE: f64 = 0.98;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backlog_is_processed_at_the_rate_that_the_tokens_allow() {
@@ -74,7 +74,7 @@ async fn backlog_is_processed_at_the_rate_that_the_tokens_allow() {
     let idle = Duration::from_secs_f64((slots / rate - LATENCY.as_secs_f64()).max(0.0));
     println!("{rate:.2} tasks/s of {allowed} allowed; a slot is idle for {idle:?} between two requests");
     assert!(
-        rate >= allowed * BOUND,
+        rate >= allowed * MIN_SHARE,
         "{rate:.2} tasks/s of {allowed} allowed; a slot is idle for {idle:?} between two requests"
     );
 }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use url::Url;
 use wolkvox_task_worker::sandbox::Options;
 
-use crate::support::BOUND;
+use crate::support::WAIT_TIMEOUT;
 use crate::support::broker::Broker;
 use crate::support::eventually;
 use crate::support::process::run;
@@ -88,7 +88,7 @@ impl Raw {
     async fn next(&mut self) -> (u8, Vec<u8>) {
         loop {
             let mut head = [0; 7];
-            timeout(BOUND, self.0.read_exact(&mut head)).await.expect("in time").expect("a frame");
+            timeout(WAIT_TIMEOUT, self.0.read_exact(&mut head)).await.expect("in time").expect("a frame");
             let [kind, _, _, size @ ..] = head;
             let mut payload = vec![0; usize::try_from(u32::from_be_bytes(size)).expect("a size") + 1];
             self.0.read_exact(&mut payload).await.expect("a payload");

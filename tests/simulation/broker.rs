@@ -268,7 +268,7 @@ impl World {
     }
 
     /// Settles a delivery. Fails if the worker knows that its connection is gone.
-    fn settle(self: &Arc<Self>, acker: &FakeAcker, how: How) -> Result<(), DeliveryGone> {
+    fn settle(self: &Arc<Self>, acker: &FakeAcker, how: SettleMethod) -> Result<(), DeliveryGone> {
         let (number, process) = (acker.number, &acker.process);
         let mut broker = self.broker();
         if acker.gone.is_cancelled() {
@@ -288,23 +288,23 @@ impl World {
         let failed = broker.last_failure.is_some_and(|at| at >= held.delivered);
         let settling = Settling { number, process: process.number, delivered: held.delivered, failed };
         match how {
-            How::Ack => {
+            SettleMethod::Ack => {
                 let recorded = self.stores.is_created(process, &held.stored.message);
                 self.checker().acked(&settling, recorded);
             }
-            How::Requeue => {
+            SettleMethod::Requeue => {
                 let mut stored = held.stored;
                 stored.message.redelivered = true;
                 broker.work.push_front(stored);
                 self.checker().requeued(&settling);
             }
-            How::Reject => {
+            SettleMethod::Reject => {
                 let possibly_created = held.stored.message.header("x-wtw-possibly-created");
                 self.checker().rejected(&settling, possibly_created == Some(&HeaderValue::Boolean(true)));
             }
         }
         drop(broker);
-        if how == How::Requeue && process.publish_gate.closed().is_some() {
+        if how == SettleMethod::Requeue && process.publish_gate.closed().is_some() {
             self.checker().met(Situation::Case(Case::StopsConsuming));
             self.close(acker.connection, process, &acker.gone);
         }
@@ -322,7 +322,7 @@ pub(crate) fn with_header(mut message: Message, name: &str, value: HeaderValue) 
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum How {
+enum SettleMethod {
     Ack,
     Requeue,
     Reject,
@@ -345,20 +345,20 @@ impl Acker for FakeAcker {
     }
 
     fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
-        self.settle(How::Ack)
+        self.settle(SettleMethod::Ack)
     }
 
     fn nack_requeue(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
-        self.settle(How::Requeue)
+        self.settle(SettleMethod::Requeue)
     }
 
     fn reject(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
-        self.settle(How::Reject)
+        self.settle(SettleMethod::Reject)
     }
 }
 
 impl FakeAcker {
-    fn settle(mut self: Box<Self>, how: How) -> BoxFuture<'static, Result<(), DeliveryGone>> {
+    fn settle(mut self: Box<Self>, how: SettleMethod) -> BoxFuture<'static, Result<(), DeliveryGone>> {
         async move {
             self.is_settled = true;
             crate::reports::settles(self.number);

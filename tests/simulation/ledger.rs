@@ -13,7 +13,7 @@ use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::config;
 use wolkvox_task_worker::ledger::memory::MemoryLedger;
 use wolkvox_task_worker::ledger::{
-    About, Change, Changed, Digest, Entry, Key, KeyPrefix, KnownResult, Ledger, LedgerError, Limits, open,
+    Change, Changed, Digest, Entry, Key, KeyPrefix, KnownResult, Ledger, LedgerError, LedgerMetadata, Limits, open,
 };
 
 use crate::clock::FakeClock;
@@ -110,7 +110,7 @@ impl Stores {
         let limits = Limits { retention: Duration::from_secs(7 * 86_400), max_entries: 1_000_000 };
         let inner = MemoryLedger::new(limits, self.clocks[index].clock());
         let epoch = u32::try_from(state.opened).expect("few") * 1_000_000;
-        let about = About { id: format!("ledger-{}", state.opened), epoch, ..inner.about() };
+        let about = LedgerMetadata { id: format!("ledger-{}", state.opened), epoch, ..inner.about() };
         let _ = inner.set_about(inner.about(), about).now_or_never();
         let store = Arc::new(Store { inner, number: state.opened });
         state.stores.insert(index, Arc::clone(&store));
@@ -146,7 +146,7 @@ impl Store {
 pub(crate) struct FakeLedger {
     world: Arc<World>,
     process: Arc<WorkerProcess>,
-    open: Mutex<(Arc<Store>, About)>,
+    open: Mutex<(Arc<Store>, LedgerMetadata)>,
 }
 
 impl FakeLedger {
@@ -160,7 +160,7 @@ impl FakeLedger {
         Self { world: Arc::clone(world), process: Arc::clone(process), open: Mutex::new((store, about)) }
     }
 
-    fn opened(&self) -> MutexGuard<'_, (Arc<Store>, About)> {
+    fn opened(&self) -> MutexGuard<'_, (Arc<Store>, LedgerMetadata)> {
         self.open.lock().expect("no panic inside")
     }
 
@@ -288,11 +288,11 @@ impl Ledger for FakeLedger {
         self.change_entry(key, change).boxed()
     }
 
-    fn about(&self) -> About {
+    fn about(&self) -> LedgerMetadata {
         self.opened().1.clone()
     }
 
-    fn reload_about(&self) -> BoxFuture<'_, Result<About, LedgerError>> {
+    fn reload_about(&self) -> BoxFuture<'_, Result<LedgerMetadata, LedgerError>> {
         async move {
             if self.wait_or_fail(ABOUT, false).await.is_some() {
                 return Err(error());
@@ -305,7 +305,7 @@ impl Ledger for FakeLedger {
         .boxed()
     }
 
-    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
+    fn set_about(&self, seen: LedgerMetadata, about: LedgerMetadata) -> BoxFuture<'_, Result<bool, LedgerError>> {
         async move {
             let fault = self.wait_or_fail(ABOUT, true).await;
             let is_emptied = self.notice_emptied();
@@ -341,7 +341,7 @@ impl Ledger for FakeLedger {
         self.world.stores.kind != Ledgers::Shared
     }
 
-    fn len(&self) -> u64 {
+    fn entries(&self) -> u64 {
         0
     }
 }

@@ -243,13 +243,13 @@ fn report(script: &Script) -> String {
 
 /// Removes faults, messages and events without which the episode still fails: first in large pieces, then in smaller ones.
 fn shorten(mut script: Script) -> Script {
-    const MOST_TRIES: usize = 600;
+    const MAX_TRIES: usize = 600;
     // Bounded, so that the report comes soon also if each episode runs long.
     const LONGEST: Duration = Duration::from_secs(60);
     let (mut tries, began) = (0, Instant::now());
     let mut fails = |script: &Script| {
         tries += 1;
-        tries <= MOST_TRIES && began.elapsed() < LONGEST && !episode(script).violations.is_empty()
+        tries <= MAX_TRIES && began.elapsed() < LONGEST && !episode(script).violations.is_empty()
     };
     let reductions: [fn(&mut Script); 5] = [
         |script| script.setting.crm_faults = 0,

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use wolkvox_task_worker::broker::topology::{HOLD, hold_queue, retry_queue};
+use wolkvox_task_worker::broker::topology::{HOLD_QUEUE_DELAY, hold_queue, retry_queue};
 use wolkvox_task_worker::broker::{Delivery, HeaderValue, Headers, Message, Owners, Properties, Publish, PublishError};
 use wolkvox_task_worker::ledger::Ledger as _;
 
@@ -151,7 +151,8 @@ impl World {
             return true;
         }
         let delays = config.retry.delays.iter().map(|delay| (retry_queue(work, *delay), *delay));
-        let ttl = delays.chain([(hold_queue(work), HOLD)]).find(|(name, _)| name == queue).map(|(_, ttl)| ttl);
+        let ttl =
+            delays.chain([(hold_queue(work), HOLD_QUEUE_DELAY)]).find(|(name, _)| name == queue).map(|(_, ttl)| ttl);
         let Some(ttl) = ttl else { return false };
         self.checker().copied(number, queue, &message);
         self.broker().waiting += 1;

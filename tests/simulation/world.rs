@@ -16,12 +16,12 @@ use wolkvox_task_worker::config::Config;
 use wolkvox_task_worker::gate::Gate;
 use wolkvox_task_worker::ledger::{Ledger, Owner};
 use wolkvox_task_worker::message::mapper::Mapper;
-use wolkvox_task_worker::observe::events::Events;
+use wolkvox_task_worker::observe::events::Telemetry;
 use wolkvox_task_worker::retry::Schedule;
 use wolkvox_task_worker::settle::Settler;
 use wolkvox_task_worker::worker::ownership::{Ownership, ProofConditions};
 use wolkvox_task_worker::worker::recorder::Recorder;
-use wolkvox_task_worker::worker::{InFlightIds, QuotaChecks, Settings, Worker};
+use wolkvox_task_worker::worker::{InFlightIds, Settings, Worker};
 
 use crate::broker::FakeBroker;
 use crate::clock::FakeClock;
@@ -35,7 +35,7 @@ use crate::script::{Draw, Script};
 use crate::session::FakePublisher;
 
 /// The most random crashes in one episode, without those of the script and of deadly messages.
-const MOST_CRASHES: u32 = 8;
+const MAX_CRASHES: u32 = 8;
 /// The longest time in which a stopped worker settles its messages.
 const GRACE: Duration = Duration::from_secs(25);
 /// Another worker's claim must stay unchanged for `crm.request_timeout` and this margin before it is an orphan.
@@ -189,7 +189,7 @@ impl World {
     /// Builds a worker as `app` does.
     fn worker(self: &Arc<Self>, process: &Arc<WorkerProcess>, tasks: &TaskTracker) -> Worker {
         let (config, clock) = (&self.config, self.clocks[process.worker].clock());
-        let events = Arc::new(Events::new("/", &config.broker.queue, Timestamp::UNIX_EPOCH));
+        let telemetry = Arc::new(Telemetry::new("/", &config.broker.queue, Timestamp::UNIX_EPOCH));
         let gate = self.gate(process);
         let mapper = Arc::new(Mapper::new(config).expect("an operation"));
         let fake = Arc::new(FakeLedger::open(self, process));
@@ -220,16 +220,15 @@ impl World {
                 dead_letter_queue: config.broker.dead_letter_queue.clone(),
                 hold: config.gate.hold,
                 clock: clock.clone(),
-                events: Arc::clone(&events),
+                telemetry: Arc::clone(&telemetry),
             },
-            recorder: Recorder::new(ledger, Arc::clone(&gate), Arc::clone(&events), tasks.clone()),
+            recorder: Recorder::new(ledger, Arc::clone(&gate), Arc::clone(&telemetry), tasks.clone()),
             ownership,
             owner: Owner(process.number),
             operation: config.crm.operation.as_deref().unwrap_or_default().into(),
             gate,
             ids: InFlightIds::default(),
-            quota_checks: QuotaChecks::default(),
-            events,
+            telemetry,
             clock,
             stop: process.stop.clone(),
         }
@@ -271,7 +270,7 @@ impl World {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         let mut rng = self.script.rng(Draw::Crash, process.worker, turn);
         let unlucky = !self.is_fault_free() && !process.is_dead() && chance(&mut rng, self.script.setting.crashes);
-        if unlucky && self.crashes.fetch_add(1, Ordering::Relaxed) < MOST_CRASHES {
+        if unlucky && self.crashes.fetch_add(1, Ordering::Relaxed) < MAX_CRASHES {
             self.kill(process, None);
             return true;
         }

@@ -40,7 +40,7 @@ impl Inspection {
     }
 
     /// Whether the queue may be bound to the exchange, which needs write permission on the queue and read permission on the
-    /// exchange. The question is to remove a binding that does not exist, which needs the same permissions.
+    /// exchange. To find out, it asks RabbitMQ to remove a binding that does not exist, which needs the same permissions.
     ///
     /// # Errors
     /// Why it may not.

@@ -132,7 +132,7 @@ fn queue_name_over_255_bytes_is_refused() {
 #[test]
 fn queue_with_other_arguments_is_explained_and_other_errors_are_kept() {
     let error = |code| BrokerError { message: "inequivalent arg 'x-max-length'".to_owned(), code };
-    match explain(error(Some(BrokerError::PRECONDITION_FAILED)), "tasks") {
+    match explain(error(Some(BrokerError::PRECONDITION_FAILED)), "tasks", TopologyMode::Declare) {
         TopologyError::Differs(said) => {
             for piece in ["queue tasks exists", "x-max-length", "delete the queue", "broker.queue", "verify"] {
                 assert!(said.contains(piece), "{said}");
@@ -141,6 +141,19 @@ fn queue_with_other_arguments_is_explained_and_other_errors_are_kept() {
         TopologyError::Broker(other) => panic!("{other:?}"),
     }
     for code in [None, Some(404)] {
-        assert!(matches!(explain(error(code), "tasks"), TopologyError::Broker(_)));
+        assert!(matches!(explain(error(code), "tasks", TopologyMode::Declare), TopologyError::Broker(_)));
+    }
+}
+
+#[test]
+fn missing_queue_in_verify_mode_is_explained() {
+    let error = BrokerError { message: "NOT_FOUND - no queue 'tasks'".to_owned(), code: Some(BrokerError::NOT_FOUND) };
+    match explain(error, "tasks", TopologyMode::Verify) {
+        TopologyError::Broker(error) => {
+            let said = "the queue tasks does not exist, and broker.topology = \"verify\" leaves it to others to create it. Ways out: ";
+            assert!(error.message.starts_with(said), "{error}");
+            assert_eq!(error.code, Some(BrokerError::NOT_FOUND));
+        }
+        TopologyError::Differs(other) => panic!("{other}"),
     }
 }

@@ -67,7 +67,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, Sources};
-    use crate::crm_report::{Choices, ReportPlan, Run};
+    use crate::crm_report::{ReportOptions, ReportPlan, Run};
     use crate::message::task::decode;
 
     fn report() -> Report {
@@ -75,9 +75,9 @@ mod tests {
         let environment = environment.map(|(name, value)| (name.into(), value.into())).into();
         let config = Config::load(&Sources { environment, ..Sources::default() }, &["crm.tokens"]).unwrap().config;
         let message = br#"{"name_module": "cases", "id_record": "1", "wolkvox_owner": "a"}"#;
-        let choices = Choices { search_for: Duration::ZERO, try_missing_field: false };
+        let options = ReportOptions { search_for: Duration::ZERO, try_missing_field: false };
         let decoded = decode(message, config.task.unknown_fields).unwrap();
-        let plan = ReportPlan::new(&config, decoded, "ABC", "id-1", jiff::Timestamp::UNIX_EPOCH, choices).unwrap();
+        let plan = ReportPlan::new(&config, decoded, "ABC", "id-1", jiff::Timestamp::UNIX_EPOCH, options).unwrap();
         Report::new(&plan, &Run::default(), &config.crm, jiff::Timestamp::UNIX_EPOCH, false)
     }
 

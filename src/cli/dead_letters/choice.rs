@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _};
 use std::time::Duration;
 
-use super::Tool;
+use super::CommandContext;
 use crate::cli::Error;
 use crate::dead_letters::edit::FieldEdit;
 use crate::dead_letters::filter::{self, Filter};
@@ -15,9 +15,9 @@ use crate::visible;
 /// Exit code for wrong usage, the same as clap's.
 pub(super) const USAGE: u8 = 2;
 /// The longest `--hold`. RabbitMQ closes a consumer that holds a message for thirty minutes.
-const MOST_HOLD: Duration = Duration::from_secs(20 * 60);
+const MAX_HOLD: Duration = Duration::from_secs(20 * 60);
 /// The shortest `--hold`. The scan must reach the chosen messages within it.
-const LEAST_HOLD: Duration = Duration::from_secs(1);
+const MIN_HOLD: Duration = Duration::from_secs(1);
 
 /// Conditions on messages. A message must meet all of them.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -34,10 +34,10 @@ pub(super) struct FilterArgs {
     /// Only messages whose reason names this field
     #[arg(long, value_name = "FIELD")]
     field: Option<String>,
-    /// Only messages that failed at least this long ago (for example 2h)
+    /// Only messages that failed at least this long ago (for example 2h). Messages without a failure time are left out
     #[arg(long, value_name = "DURATION", value_parser = filter::age)]
     older_than: Option<Duration>,
-    /// Only messages that failed within this time (for example 30m)
+    /// Only messages that failed within this time (for example 30m). Messages without a failure time are left out
     #[arg(long, value_name = "DURATION", value_parser = filter::age)]
     newer_than: Option<Duration>,
     /// Only messages with this text in id, reason, the CRM's words or body; or with a value in the body:
@@ -75,7 +75,7 @@ impl FilterArgs {
 
 /// Options of an action: its messages and how it runs.
 #[derive(Debug, clap::Args)]
-pub(super) struct Choice {
+pub(super) struct SelectionArgs {
     /// Message ids, or the ids that a replay gives
     #[arg(value_name = "ID")]
     ids: Vec<String>,
@@ -98,7 +98,7 @@ pub(super) struct Choice {
     pub(super) hold: Duration,
 }
 
-impl Choice {
+impl SelectionArgs {
     /// The filter of these options.
     ///
     /// # Errors
@@ -121,11 +121,11 @@ impl Choice {
     ///
     /// # Errors
     /// There is no terminal, or the answer is no.
-    pub(super) async fn confirm(&self, tool: &Tool, verb: &str, question: &str) -> Result<(), Error> {
+    pub(super) async fn confirm(&self, context: &CommandContext, verb: &str, question: &str) -> Result<(), Error> {
         if self.yes {
             return Ok(());
         }
-        match tool.ask(&format!("{question} [y/N] ")).await? {
+        match context.ask(&format!("{question} [y/N] ")).await? {
             Some(true) => Ok(()),
             Some(false) => Err(Error::failed("nothing was done: the answer was not yes")),
             None => Err(Error::failed(format!(
@@ -141,15 +141,15 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 fn hold(text: &str) -> Result<Duration, String> {
-    let hold = duration::parse(text).filter(|hold| (LEAST_HOLD..=MOST_HOLD).contains(hold));
+    let hold = duration::parse(text).filter(|hold| (MIN_HOLD..=MAX_HOLD).contains(hold));
     hold.ok_or_else(|| "must be a duration from 1s to 20m".to_owned())
 }
 
 /// The ids on the command line that no message has.
 #[derive(Debug)]
-pub(super) struct Missing(BTreeSet<String>);
+pub(super) struct MissingIds(BTreeSet<String>);
 
-impl Missing {
+impl MissingIds {
     pub(super) fn of(filter: &Filter, found: &[Candidate]) -> Self {
         let is_found = |id: &&String| found.iter().any(|candidate| *candidate.id == ***id);
         Self(filter.id.iter().filter(|id| !is_found(id)).cloned().collect())
@@ -174,7 +174,7 @@ pub(super) fn set_note(settings: &[FieldEdit]) -> Vec<String> {
     settings.iter().map(|setting| setting.field.clone()).collect()
 }
 
-impl Tool {
+impl CommandContext {
     /// Asks a question on the terminal; none without a terminal.
     ///
     /// # Errors

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::choice::{Choice, Missing, USAGE};
-use super::{ConfirmedAction, Tool, failed, finish, warn};
+use super::choice::{MissingIds, SelectionArgs, USAGE};
+use super::{CommandContext, ConfirmedAction, failed, finish, warn};
 use crate::cli::{Error, print};
 use crate::count::{counted, either, grouped};
 use crate::dead_letters::Source;
@@ -26,7 +26,7 @@ pub(super) const EXAMPLES: &str = "Examples:
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    choice: Choice,
+    choice: SelectionArgs,
     /// The reason; it is kept with each message and in the audit
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -45,7 +45,7 @@ pub struct Args {
 ///
 /// # Errors
 /// What RabbitMQ answered, or that nothing matched.
-pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
+pub(super) async fn run(context: &CommandContext, args: &Args) -> Result<ExitCode, Error> {
     let filter = args.choice.filter()?;
     if args.reason.trim().is_empty() {
         let message = "--reason is empty: say why, for people who look for the messages; nothing was done".to_owned();
@@ -58,12 +58,12 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         }
         candidate
     };
-    let read = tool.dead_letters.survey(&Source::DEAD, &filter, tool.now, &tool.stop, of);
+    let read = context.dead_letters.survey(&Source::DEAD, &filter, context.now, &context.stop, of);
     let Survey { candidates, scanned } = read.await.map_err(failed)?;
-    let missing = Missing::of(&filter, &candidates);
+    let missing = MissingIds::of(&filter, &candidates);
     warn(&scanned);
     let plan = if args.created {
-        let ledger = LedgerAccess::open(&tool.dead_letters.config).await;
+        let ledger = LedgerAccess::open(&context.dead_letters.config).await;
         ActionPlan::discard_created(candidates, &ledger).await.map_err(|why| {
             let why = visible::line(&why);
             Error::failed(format!("--created: the ledger could not be asked ({why}); nothing was done. Run \"check --no-crm\", then try again"))
@@ -76,14 +76,14 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         return Err(Error::failed(format!(
             "none of the {} in {} matches; \"dead-letters list --each\" shows them{missing}",
             counted(scanned.seen, "message"),
-            tool.dead()
+            context.dead()
         )));
     }
-    print_summary(tool, args, &plan, &scanned);
+    print_summary(context, args, &plan, &scanned);
     if args.choice.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
-    args.choice.confirm(tool, "discarded", &format!("Discard {}?", counted(plan.count(), "message"))).await?;
+    args.choice.confirm(context, "discarded", &format!("Discard {}?", counted(plan.count(), "message"))).await?;
     let message_action = MessageAction::Discard { reason: args.reason.clone(), for_good: args.for_good };
     let ledger = LedgerAccess::Unavailable(String::new());
     let (rate, hold) = (args.choice.rate, args.choice.hold);
@@ -97,20 +97,20 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         rate,
         hold,
     };
-    let ended = tool.carry_out(&agreed).await;
+    let ended = context.carry_out(&agreed).await;
     print(&format!("discarded: {}", ended.done))?;
     finish(&ended, plan.count(), missing.message(), scanned.partial.is_some())
 }
 
-fn print_summary(tool: &Tool, args: &Args, plan: &ActionPlan, scanned: &Scanned) {
+fn print_summary(context: &CommandContext, args: &Args, plan: &ActionPlan, scanned: &Scanned) {
     let (count, seen) = (grouped(plan.count()), counted(scanned.seen, "message"));
     match args.for_good {
-        true => eprintln!("{count} of {seen} in {} will be deleted, and cannot be restored", tool.dead()),
+        true => eprintln!("{count} of {seen} in {} will be deleted, and cannot be restored", context.dead()),
         false => {
-            let discarded = &tool.dead_letters.queues.discarded;
+            let discarded = &context.dead_letters.queues.discarded;
             eprintln!(
                 "{count} of {seen} in {} will go to {discarded}, for 30 days; \"restore\" undoes that",
-                tool.dead()
+                context.dead()
             );
         }
     }

@@ -6,13 +6,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::choice::FilterArgs;
-use super::{Tool, failed, put, read_exit, warn};
+use super::{CommandContext, failed, put, read_exit, warn};
 use crate::cli::Error;
 use crate::dead_letters::Source;
 use crate::dead_letters::audit::{Record, new_action};
 use crate::dead_letters::fetched::FetchedMessage;
-use crate::dead_letters::list_entry::{ListEntry, Texts};
+use crate::dead_letters::filter::Filter;
+use crate::dead_letters::list_entry::{Interner, ListEntry};
 use crate::dead_letters::private_file::PrivateFile;
+use crate::dead_letters::scan::Scanned;
 use crate::message::export::line;
 use crate::visible;
 
@@ -36,13 +38,40 @@ pub struct Args {
 ///
 /// # Errors
 /// What RabbitMQ answered, or why the file cannot be written.
-pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
+pub(super) async fn run(context: &CommandContext, args: &Args) -> Result<ExitCode, Error> {
     let filter = args.filter.filter(&[]);
+    let mut record = Record {
+        action: new_action(),
+        what: "export".to_owned(),
+        who: context.who.clone(),
+        from: "command line".to_owned(),
+        filter: filter.words(),
+        ..Record::default()
+    };
+    let exported = export(context, args, &filter, &mut record.count).await;
+    record.done = record.count;
+    record.result = match &exported {
+        Ok(scanned) => scanned.partial.clone().unwrap_or_else(|| "done".to_owned()),
+        Err(error) => error.message.clone(),
+    };
+    let written = record.count;
+    context.dead_letters.audit(record).await;
+    let scanned = exported?;
+    warn(&scanned);
+    if scanned.partial.is_some() {
+        return Err(Error::failed(NOT_WHOLE));
+    }
+    eprintln!("exported: {written}");
+    read_exit(&scanned, &filter, written)
+}
+
+/// Writes the messages and counts them in `written`. A file gets its name only if all messages were read.
+async fn export(context: &CommandContext, args: &Args, filter: &Filter, written: &mut u64) -> Result<Scanned, Error> {
     let mut file = args.output.as_ref().map(|path| PrivateFile::create(path)).transpose().map_err(Error::failed)?;
-    let (mut written, mut problem, mut texts) = (0_u64, None, Texts::default());
+    let (mut problem, mut texts) = (None, Interner::default());
     let visit = |found: FetchedMessage| {
         let entry = ListEntry::new(&found, &mut texts);
-        if !filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
+        if !filter.takes(&entry, context.now, || Cow::Borrowed(&found.message.body)) {
             return ControlFlow::Continue(());
         }
         let line = visible::json(&line(&found.message));
@@ -52,7 +81,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         };
         match put {
             Ok(()) => {
-                written += 1;
+                *written += 1;
                 ControlFlow::Continue(())
             }
             Err(why) => {
@@ -61,30 +90,12 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
             }
         }
     };
-    let scanned = tool.dead_letters.scan(&Source::DEAD, &tool.stop, visit).await.map_err(failed)?;
+    let scanned = context.dead_letters.scan(&Source::DEAD, &context.stop, visit).await.map_err(failed)?;
     if let Some(why) = problem {
         return Err(Error::failed(format!("{why}\n{NOT_WHOLE}")));
     }
-    if scanned.partial.is_some() {
-        warn(&scanned);
-        return Err(Error::failed(NOT_WHOLE));
-    }
-    if let Some(file) = file {
+    if let Some(file) = file.filter(|_| scanned.partial.is_none()) {
         file.finish().map_err(Error::failed)?;
     }
-    eprintln!("exported: {written}");
-    warn(&scanned);
-    let record = Record {
-        action: new_action(),
-        what: "export".to_owned(),
-        who: tool.who.clone(),
-        from: "command line".to_owned(),
-        filter: filter.words(),
-        count: written,
-        done: written,
-        result: "done".to_owned(),
-        ..Record::default()
-    };
-    tool.dead_letters.audit(record).await;
-    read_exit(&scanned, &filter, written)
+    Ok(scanned)
 }

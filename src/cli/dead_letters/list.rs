@@ -8,12 +8,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::choice::FilterArgs;
-use super::{Tool, cell, failed, json, read_exit, seconds, warn};
+use super::{CommandContext, cell, failed, json, read_exit, seconds, warn};
 use crate::cli::{Error, print};
 use crate::dead_letters::Source;
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::group::{Group, Groups};
-use crate::dead_letters::list_entry::{ListEntry, Texts};
+use crate::dead_letters::list_entry::{Interner, ListEntry};
 use crate::dead_letters::preview::{Previewer, TaskFacts};
 use crate::message::dead_letter::{DeadLetter, failed_at};
 
@@ -69,35 +69,35 @@ impl Args {
 ///
 /// # Errors
 /// What RabbitMQ answered.
-pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
-    if args.each { each(tool, args).await } else { groups(tool, args).await }
+pub(super) async fn run(context: &CommandContext, args: &Args) -> Result<ExitCode, Error> {
+    if args.each { each(context, args).await } else { groups(context, args).await }
 }
 
-async fn groups(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
-    let (mut groups, mut texts) = (Groups::default(), Texts::default());
+async fn groups(context: &CommandContext, args: &Args) -> Result<ExitCode, Error> {
+    let (mut groups, mut texts) = (Groups::default(), Interner::default());
     let filter = args.filter.filter(&[]);
     let visit = |found: FetchedMessage| {
         let entry = ListEntry::new(&found, &mut texts);
-        if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
+        if filter.takes(&entry, context.now, || Cow::Borrowed(&found.message.body)) {
             groups.add(&entry);
         }
         ControlFlow::Continue(())
     };
-    let scanned = tool.dead_letters.scan(args.sources(), &tool.stop, visit).await.map_err(failed)?;
+    let scanned = context.dead_letters.scan(args.sources(), &context.stop, visit).await.map_err(failed)?;
     let groups = groups.sorted();
     print(&if args.json { json(&groups)? } else { group_table(&groups, args.noun()) })?;
     warn(&scanned);
     read_exit(&scanned, &filter, groups.iter().map(|group| group.count).sum())
 }
 
-async fn each(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
-    let (mut dead_letters, mut more, mut texts) = (Vec::new(), false, Texts::default());
-    let previewer = Previewer::new(&tool.dead_letters.config).ok();
+async fn each(context: &CommandContext, args: &Args) -> Result<ExitCode, Error> {
+    let (mut dead_letters, mut more, mut texts) = (Vec::new(), false, Interner::default());
+    let previewer = Previewer::new(&context.dead_letters.config).ok();
     let listed = |found: FetchedMessage, entry: &ListEntry| {
-        let from = tool.dead_letters.queues.of(found.source);
+        let from = context.dead_letters.queues.of(found.source);
         Listed {
             at: failed_at(&found.message),
-            task: previewer.as_ref().and_then(|previewer| previewer.task(&found.message, from, &entry.id, tool.now)),
+            task: previewer.as_ref().and_then(|previewer| previewer.task(&found.message, from, &entry.id, context.now)),
             discard_reason: entry.discard_reason.as_deref().map(ToOwned::to_owned),
             dead_letter: found.dead_letter,
         }
@@ -105,7 +105,7 @@ async fn each(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let filter = args.filter.filter(&[]);
     let visit = |found: FetchedMessage| {
         let entry = ListEntry::new(&found, &mut texts);
-        if !filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
+        if !filter.takes(&entry, context.now, || Cow::Borrowed(&found.message.body)) {
             return ControlFlow::Continue(());
         }
         more = dead_letters.len() >= args.limit;
@@ -115,7 +115,7 @@ async fn each(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         dead_letters.push(listed(found, &entry));
         ControlFlow::Continue(())
     };
-    let scanned = tool.dead_letters.scan(args.sources(), &tool.stop, visit).await.map_err(failed)?;
+    let scanned = context.dead_letters.scan(args.sources(), &context.stop, visit).await.map_err(failed)?;
     // RabbitMQ returns messages that were read before in no fixed order.
     dead_letters.sort_by_key(|listed| listed.at);
     print(&if args.json { json(&dead_letters)? } else { table(&dead_letters, args.noun()) })?;

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use super::choice::{Choice, Missing, USAGE, set_note};
+use super::choice::{MissingIds, SelectionArgs, USAGE, set_note};
 use super::draft::{Draft, editor};
-use super::{ConfirmedAction, Tool, failed, finish, warn};
+use super::{CommandContext, ConfirmedAction, failed, finish, warn};
 use crate::cli::{Error, FAILED, print};
 use crate::clock::rfc3339;
 use crate::config::{LedgerStore, Sources};
@@ -15,7 +15,7 @@ use crate::dead_letters::edit::{self, FieldEdit};
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::list_entry::ListEntry;
-use crate::dead_letters::plan::{ActionPlan, Allowed, Candidate, ExclusionReason};
+use crate::dead_letters::plan::{ActionPlan, Candidate, ExclusionReason, ReplayOptions};
 use crate::dead_letters::preview::Previewer;
 use crate::dead_letters::run::{Edited, MessageAction, RunResult};
 use crate::dead_letters::scan::Scanned;
@@ -32,7 +32,7 @@ pub(super) const EXAMPLES: &str = "Examples:
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    choice: Choice,
+    choice: SelectionArgs,
     /// Include messages whose task may exist: each may create a second one. A message that somebody checked off in the
     /// console as existing stays, if this command can read console.state
     #[arg(long)]
@@ -55,29 +55,33 @@ pub struct Args {
 ///
 /// # Errors
 /// What RabbitMQ answered, or that nothing matched.
-pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
+pub(super) async fn run(context: &CommandContext, args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let filter = args.choice.filter()?;
-    let previewer = previewer(tool, args)?;
-    let ledger = LedgerAccess::open(&tool.dead_letters.config).await;
+    let previewer = previewer(context, args)?;
+    let ledger = LedgerAccess::open(&context.dead_letters.config).await;
     let nothing = |why: String| Error::failed(format!("{why} Nothing was done."));
-    let check_marks = CheckMarks::open(&tool.dead_letters.config.console.state).map_err(nothing)?;
+    let check_marks = CheckMarks::open(&context.dead_letters.config.console.state).map_err(nothing)?;
     let found_in_crm = check_marks.found().map_err(Error::failed)?;
     let (mut count, mut only) = (0_u64, None);
     let of = |entry: &ListEntry, found: FetchedMessage| {
-        let candidate = candidate(tool, entry, &found, &args.set, &previewer);
-        let candidate = Candidate { found_in_crm: found_in_crm.contains(&*entry.id), ..candidate };
+        let candidate = candidate(context, entry, &found, &args.set, &previewer);
+        let candidate = Candidate { is_found_in_crm: found_in_crm.contains(&*entry.id), ..candidate };
         count += 1;
         // An edited message is always the only one.
         only = (count == 1).then_some(found);
         candidate
     };
-    let read = tool.dead_letters.survey(&Source::DEAD, &filter, tool.now, &tool.stop, of);
+    let read = context.dead_letters.survey(&Source::DEAD, &filter, context.now, &context.stop, of);
     let Survey { candidates, scanned } = read.await.map_err(failed)?;
-    let missing = Missing::of(&filter, &candidates);
+    let missing = MissingIds::of(&filter, &candidates);
     warn(&scanned);
-    let allowed = Allowed { in_doubt: args.include_unknown, refused: args.set.is_empty(), new_id: args.new_id };
-    let plan = ActionPlan::replay(candidates, &ledger, allowed).await;
-    eprintln!("{}", summary(tool, args, &plan, &scanned));
+    let options = ReplayOptions {
+        allows_in_doubt: args.include_unknown,
+        allows_refused: args.set.is_empty(),
+        has_new_id: args.new_id,
+    };
+    let plan = ActionPlan::replay(candidates, &ledger, options).await;
+    eprintln!("{}", summary(context, args, &plan, &scanned));
     if plan.count() == 0 {
         let missing = missing.message().map(|missing| format!("\n{missing}")).unwrap_or_default();
         return Err(Error::failed(format!("nothing was replayed{missing}")));
@@ -88,16 +92,16 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
     if args.choice.dry_run {
         return Ok(if scanned.partial.is_some() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS });
     }
-    let draft = if args.edit { Some(edit(tool, &previewer, &plan, only.as_ref(), sources).await?) } else { None };
+    let draft = if args.edit { Some(edit(context, &previewer, &plan, only.as_ref(), sources).await?) } else { None };
     let question = format!("Replay {}?", counted(plan.count(), "message"));
-    if let Err(error) = args.choice.confirm(tool, "replayed", &question).await {
+    if let Err(error) = args.choice.confirm(context, "replayed", &question).await {
         return Err(match &draft {
             Some((draft, _)) => Error { message: draft.kept(&error.message), ..error },
             None => error,
         });
     }
     let before = only.as_ref().map(|found| found.message.body.as_slice());
-    let message_action = message_action(tool, args, before, draft.as_ref().map(|(_, body)| body.clone()));
+    let message_action = message_action(context, args, before, draft.as_ref().map(|(_, body)| body.clone()));
     let agreed = ConfirmedAction {
         message_action: &message_action,
         plan: &plan,
@@ -108,13 +112,13 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
         rate: args.choice.rate,
         hold: args.choice.hold,
     };
-    let ended = tool.carry_out(&agreed).await;
-    put_result(tool, &ended, draft.map(|(draft, _)| draft))?;
+    let ended = context.carry_out(&agreed).await;
+    put_result(context, &ended, draft.map(|(draft, _)| draft))?;
     finish(&ended, plan.count(), missing.message(), scanned.partial.is_some())
 }
 
-fn put_result(tool: &Tool, ended: &RunResult, draft: Option<Draft>) -> Result<(), Error> {
-    print(&format!("replayed to {}, each confirmed: {}", tool.dead_letters.queues.work, ended.done))?;
+fn put_result(context: &CommandContext, ended: &RunResult, draft: Option<Draft>) -> Result<(), Error> {
+    print(&format!("replayed to {}, each confirmed: {}", context.dead_letters.queues.work, ended.done))?;
     if ended.ack_lost > 0 {
         eprintln!(
             "{} may still be there: RabbitMQ confirmed the copy, not the removal. A second replay creates no second \
@@ -131,13 +135,13 @@ fn put_result(tool: &Tool, ended: &RunResult, draft: Option<Draft>) -> Result<()
 }
 
 /// The mapper that finds messages which the worker refuses again.
-fn previewer(tool: &Tool, args: &Args) -> Result<Previewer, Error> {
-    if tool.dead_letters.config.crm.operation.is_none() {
+fn previewer(context: &CommandContext, args: &Args) -> Result<Previewer, Error> {
+    if context.dead_letters.config.crm.operation.is_none() {
         return Err(Error::failed(
             "crm.operation is not set: a replay needs it, to ask the ledger what was created; nothing was done",
         ));
     }
-    let previewer = Previewer::new(&tool.dead_letters.config).map_err(|why| {
+    let previewer = Previewer::new(&context.dead_letters.config).map_err(|why| {
         Error::failed(format!("{why}\nThe worker does not start with these rules. Nothing was done."))
     })?;
     if !args.set.is_empty() && previewer.rules().is_some() {
@@ -149,7 +153,7 @@ fn previewer(tool: &Tool, args: &Args) -> Result<Previewer, Error> {
 }
 
 fn candidate(
-    tool: &Tool,
+    context: &CommandContext,
     entry: &ListEntry,
     found: &FetchedMessage,
     set: &[FieldEdit],
@@ -161,31 +165,36 @@ fn candidate(
     if let (Ok(changed), false) = (&changed, set.is_empty()) {
         candidate.digests.push(Digest::of(changed).0);
     }
-    let from = tool.dead_letters.queues.of(found.source);
+    let from = context.dead_letters.queues.of(found.source);
     candidate.refused = match changed {
-        Ok(body) => previewer.preview(&found.message, from, &body, tool.now).problems().map(ToOwned::to_owned),
+        Ok(body) => previewer.preview(&found.message, from, &body, context.now).problems().map(ToOwned::to_owned),
         Err(why) => Some(why),
     };
     candidate
 }
 
-fn message_action(tool: &Tool, args: &Args, before: Option<&[u8]>, body: Option<Vec<u8>>) -> MessageAction {
+fn message_action(
+    context: &CommandContext,
+    args: &Args,
+    before: Option<&[u8]>,
+    body: Option<Vec<u8>>,
+) -> MessageAction {
     let mut fields = set_note(&args.set);
     if let (Some(before), Some(after)) = (before, &body) {
         fields = edit::changed_fields(before, after);
     }
     let note = (!fields.is_empty()).then(|| {
         let digest = before.map(|body| format!("; before: sha256 {}", hex(&Digest::of(body).0))).unwrap_or_default();
-        format!("{} at {} by {}{digest}", fields.join(", "), rfc3339(tool.now), tool.who)
+        format!("{} at {} by {}{digest}", fields.join(", "), rfc3339(context.now), context.who)
     });
     let new_id = args.new_id.then(crate::dead_letters::audit::new_action);
     MessageAction::Replay { set: args.set.clone(), body, edited: Edited { note, new_id } }
 }
 
 /// What an operator must know before confirming.
-fn summary(tool: &Tool, args: &Args, plan: &ActionPlan, scanned: &Scanned) -> String {
-    let (seen, work) = (counted(scanned.seen, "message"), &tool.dead_letters.queues.work);
-    let mut lines = vec![format!("{} of {seen} in {} will go to {work}", grouped(plan.count()), tool.dead())];
+fn summary(context: &CommandContext, args: &Args, plan: &ActionPlan, scanned: &Scanned) -> String {
+    let (seen, work) = (counted(scanned.seen, "message"), &context.dead_letters.queues.work);
+    let mut lines = vec![format!("{} of {seen} in {} will go to {work}", grouped(plan.count()), context.dead())];
     lines.extend(plan.warnings().into_iter().map(|line| format!("  {line}")));
     let named = |ids: &[Box<str>]| visible::line(&ids.join(", "));
     for (why, count, ids) in &plan.excluded {
@@ -201,7 +210,7 @@ fn summary(tool: &Tool, args: &Args, plan: &ActionPlan, scanned: &Scanned) -> St
         lines.push(format!("  {}{help}", why.sentence(*count)));
     }
     if let Some(why) = plan.ledger_error.as_ref().filter(|_| plan.count() > 0) {
-        lines.push(ledger_error(why, &tool.dead_letters.config.ledger.store));
+        lines.push(ledger_error(why, &context.dead_letters.config.ledger.store));
     }
     if args.choice.rate.is_none() && plan.count() > 1 {
         lines.push("  without a limit of speed; --rate sets one, such as --rate 2 for two a second".to_owned());
@@ -224,7 +233,7 @@ fn ledger_error(why: &str, store: &LedgerStore) -> String {
 
 /// The edited body of the only message, and the draft file that holds it until the replay.
 async fn edit(
-    tool: &Tool,
+    context: &CommandContext,
     previewer: &Previewer,
     plan: &ActionPlan,
     only: Option<&FetchedMessage>,
@@ -233,7 +242,7 @@ async fn edit(
     let Some(found) = only.filter(|_| plan.count() == 1) else {
         return Err(Error::failed("--edit is for one message at a time: name its id; nothing was done"));
     };
-    let (before, from) = (found.message.body.as_slice(), tool.dead_letters.queues.of(found.source));
+    let (before, from) = (found.message.body.as_slice(), context.dead_letters.queues.of(found.source));
     let draft = Draft::new(before).map_err(Error::failed)?;
     loop {
         // Reading blocks this thread; no other work runs now.
@@ -245,12 +254,12 @@ async fn edit(
                 "the body is unchanged, and nothing was done. To replay it unchanged, leave out --edit.",
             ));
         }
-        let preview = previewer.preview(&found.message, from, &body, tool.now);
+        let preview = previewer.preview(&found.message, from, &body, context.now);
         let Some(problems) = preview.problems() else {
             return Ok((draft, body));
         };
         eprintln!("the worker refuses this body: {}", visible::lines(problems));
-        match tool.ask("Edit it again? [y/N] ").await {
+        match context.ask("Edit it again? [y/N] ").await {
             Ok(Some(true)) => {}
             Ok(_) => return Err(Error::failed(draft.kept("it is not replayed"))),
             Err(error) => return Err(Error::failed(draft.kept(&error.message))),

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::choice::{Choice, Missing};
-use super::{ConfirmedAction, Tool, failed, finish, warn};
+use super::choice::{MissingIds, SelectionArgs};
+use super::{CommandContext, ConfirmedAction, failed, finish, warn};
 use crate::cli::{Error, print};
 use crate::count::counted;
 use crate::dead_letters::Source;
@@ -22,7 +22,7 @@ pub(super) const EXAMPLES: &str = "Examples:
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    choice: Choice,
+    choice: SelectionArgs,
     /// Why, for the audit
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -32,19 +32,19 @@ pub struct Args {
 ///
 /// # Errors
 /// What RabbitMQ answered, or that nothing matched.
-pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
+pub(super) async fn run(context: &CommandContext, args: &Args) -> Result<ExitCode, Error> {
     let filter = args.choice.filter()?;
     let of = |entry: &ListEntry, found: FetchedMessage| Candidate::of(entry, &found);
-    let read = tool.dead_letters.survey(&Source::DISCARDED, &filter, tool.now, &tool.stop, of);
+    let read = context.dead_letters.survey(&Source::DISCARDED, &filter, context.now, &context.stop, of);
     let Survey { candidates, scanned } = read.await.map_err(failed)?;
-    let missing = Missing::of(&filter, &candidates);
+    let missing = MissingIds::of(&filter, &candidates);
     warn(&scanned);
     let plan = ActionPlan::discard(&candidates);
     if plan.count() == 0 {
         let none = format!(
             "none of the {} in {} matches; \"dead-letters list --discarded --each\" shows them",
             counted(scanned.seen, "message"),
-            tool.dead_letters.queues.discarded
+            context.dead_letters.queues.discarded
         );
         return Err(Error::failed(none));
     }
@@ -52,7 +52,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     if args.choice.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
-    args.choice.confirm(tool, "restored", &format!("Restore {}?", counted(plan.count(), "message"))).await?;
+    args.choice.confirm(context, "restored", &format!("Restore {}?", counted(plan.count(), "message"))).await?;
     let ledger = LedgerAccess::Unavailable(String::new());
     let agreed = ConfirmedAction {
         message_action: &MessageAction::Restore,
@@ -64,7 +64,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         rate: args.choice.rate,
         hold: args.choice.hold,
     };
-    let ended = tool.carry_out(&agreed).await;
+    let ended = context.carry_out(&agreed).await;
     print(&format!("restored, each confirmed: {}", ended.done))?;
     finish(&ended, plan.count(), missing.message(), scanned.partial.is_some())
 }

@@ -7,12 +7,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
-use super::{Tool, failed, json, warn};
+use super::{CommandContext, failed, json, warn};
 use crate::cli::{Error, print};
 use crate::dead_letters::Source;
 use crate::dead_letters::cause::field;
 use crate::dead_letters::fetched::FetchedMessage;
-use crate::dead_letters::list_entry::{ListEntry, Texts};
+use crate::dead_letters::list_entry::{Interner, ListEntry};
 use crate::dead_letters::preview::{Preview, Previewer};
 use crate::message::dead_letter::{DeadLetter, published_to};
 use crate::message::failure::shorten;
@@ -24,9 +24,9 @@ pub(super) const EXAMPLES: &str = "Examples:
   wolkvox-task-worker dead-letters show order-17 --json";
 
 /// The most messages with the same id that are shown.
-const MOST: usize = 10;
+const MAX_SHOWN_MESSAGES: usize = 10;
 /// Bytes of a body that are shown without `--full`.
-const SHORT: usize = 4_096;
+const SHORT_BODY_BYTES: usize = 4_096;
 
 /// Arguments of `dead-letters show`.
 #[derive(Debug, clap::Args)]
@@ -43,7 +43,7 @@ pub struct Args {
 
 /// Everything about one message.
 #[derive(Debug, Serialize)]
-struct Shown {
+struct MessageDetails {
     #[serde(flatten)]
     dead_letter: DeadLetter,
     queue: String,
@@ -65,17 +65,17 @@ struct Shown {
 ///
 /// # Errors
 /// What RabbitMQ answered, or that there is no such message.
-pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
-    let (mut shown, mut texts) = (Vec::new(), Texts::default());
-    let previewer = Previewer::new(&tool.dead_letters.config);
+pub(super) async fn run(context: &CommandContext, args: &Args) -> Result<ExitCode, Error> {
+    let (mut shown, mut texts) = (Vec::new(), Interner::default());
+    let previewer = Previewer::new(&context.dead_letters.config);
     let visit = |found: FetchedMessage| {
         let entry = ListEntry::new(&found, &mut texts);
         if *entry.id == *args.id || found.dead_letter.published_as.as_ref() == Some(&args.id) {
-            shown.push(everything(tool, found, &entry, &previewer));
+            shown.push(everything(context, found, &entry, &previewer));
         }
-        if shown.len() < MOST { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        if shown.len() < MAX_SHOWN_MESSAGES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    let scanned = tool.dead_letters.scan(&Source::DEAD, &tool.stop, visit).await.map_err(failed)?;
+    let scanned = context.dead_letters.scan(&Source::DEAD, &context.stop, visit).await.map_err(failed)?;
     warn(&scanned);
     if shown.is_empty() {
         return Err(Error::failed(format!(
@@ -83,7 +83,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
              elsewhere, too.",
             visible::line(&args.id),
             scanned.seen,
-            tool.dead()
+            context.dead()
         )));
     }
     if args.json {
@@ -96,10 +96,15 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn everything(tool: &Tool, found: FetchedMessage, entry: &ListEntry, previewer: &Result<Previewer, String>) -> Shown {
-    let queue = tool.dead_letters.queues.of(found.source).to_owned();
+fn everything(
+    context: &CommandContext,
+    found: FetchedMessage,
+    entry: &ListEntry,
+    previewer: &Result<Previewer, String>,
+) -> MessageDetails {
+    let queue = context.dead_letters.queues.of(found.source).to_owned();
     let replay = match previewer {
-        Ok(previewer) => previewer.preview(&found.message, &queue, &found.message.body, tool.now),
+        Ok(previewer) => previewer.preview(&found.message, &queue, &found.message.body, context.now),
         Err(why) => Preview::unknown(why),
     };
     let (state, _) = RetryState::read(&found.message, None);
@@ -108,7 +113,7 @@ fn everything(tool: &Tool, found: FetchedMessage, entry: &ListEntry, previewer: 
         Ok(text) => (Some(text.to_owned()), None),
         Err(_) => (None, Some(STANDARD.encode(&found.message.body))),
     };
-    Shown {
+    MessageDetails {
         queue,
         cause: entry.cause.to_string(),
         rule: entry.rule.as_deref().map(ToOwned::to_owned),
@@ -123,7 +128,7 @@ fn everything(tool: &Tool, found: FetchedMessage, entry: &ListEntry, previewer: 
     }
 }
 
-fn text(shown: &Shown, full: bool, rules_now: Option<&str>) -> String {
+fn text(shown: &MessageDetails, full: bool, rules_now: Option<&str>) -> String {
     let dead_letter = &shown.dead_letter;
     let mut lines = Vec::new();
     let mut line = |name: &str, value: Option<String>| {
@@ -159,9 +164,9 @@ fn text(shown: &Shown, full: bool, rules_now: Option<&str>) -> String {
         (Some(text), _) => text.clone(),
         (None, base64) => format!("not text; in Base64:\n{}", base64.as_deref().unwrap_or_default()),
     };
-    let body = match full || body.len() <= SHORT {
+    let body = match full || body.len() <= SHORT_BODY_BYTES {
         true => body,
-        false => format!("{}\n({} bytes in all; --full prints them)", shorten(&body, SHORT), body.len()),
+        false => format!("{}\n({} bytes in all; --full prints them)", shorten(&body, SHORT_BODY_BYTES), body.len()),
     };
     let (heading, sent) = shown.replay.words();
     let id = shown.replay.message_id.as_deref().map(|id| format!(", with the id {id}")).unwrap_or_default();

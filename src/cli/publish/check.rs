@@ -14,11 +14,11 @@ use crate::message::mapper::Mapper;
 use crate::message::retry_state::RetryState;
 
 /// The most messages of one input.
-const MOST: usize = 1_000_000;
+const MAX_MESSAGES: usize = 1_000_000;
 /// The most messages whose problems are listed.
-const MOST_SHOWN: usize = 50;
+const MAX_SHOWN_PROBLEMS: usize = 50;
 /// The most messages whose ids a dry run lists.
-const SHOWN: usize = 3;
+const MAX_SHOWN_IDS: usize = 3;
 
 /// Checks whether the worker can create a task from a message, as `map` does.
 pub(super) struct Validator {
@@ -50,7 +50,7 @@ impl Validator {
 
 /// The result of reading an input once.
 #[derive(Default)]
-pub(super) struct Checked {
+pub(super) struct ValidatedInput {
     /// How many messages it has.
     pub(super) messages: usize,
     /// How many of them have problems.
@@ -59,7 +59,7 @@ pub(super) struct Checked {
     first: Vec<String>,
 }
 
-impl Checked {
+impl ValidatedInput {
     /// Reads all messages. Without a validator, every message that can be read is valid.
     pub(super) fn of<R: Read>(messages: Input<R>, ids: &Ids, validator: Option<&Validator>) -> Self {
         let mut checked = Self::default();
@@ -73,16 +73,16 @@ impl Checked {
                 }
             };
             checked.messages = message.place;
-            if checked.messages > MOST {
+            if checked.messages > MAX_MESSAGES {
                 checked.problem(
                     message.place,
                     message.line,
-                    &format!("the input has more than {MOST} messages; split it"),
+                    &format!("the input has more than {MAX_MESSAGES} messages; split it"),
                 );
                 break;
             }
             let id = message.properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
-            if checked.first.len() < SHOWN {
+            if checked.first.len() < MAX_SHOWN_IDS {
                 checked.first.push(format!("message {}: id {id}", message.place));
             }
             if let Some(failure) = validator.and_then(|validator| validator.check(&message).err()) {
@@ -101,7 +101,7 @@ impl Checked {
     fn problem(&mut self, place: usize, line: usize, why: &str) {
         self.bad += 1;
         self.messages = self.messages.max(place);
-        if self.bad <= MOST_SHOWN {
+        if self.bad <= MAX_SHOWN_PROBLEMS {
             self.lines.extend(why.lines().map(|why| format!("message {place} (line {line}): {why}")));
         }
     }
@@ -112,8 +112,11 @@ impl Checked {
             return None;
         }
         let mut lines = self.lines.clone();
-        if self.bad > MOST_SHOWN {
-            lines.push(format!("… and {} with problems", counted((self.bad - MOST_SHOWN) as u64, "more message")));
+        if self.bad > MAX_SHOWN_PROBLEMS {
+            lines.push(format!(
+                "… and {} with problems",
+                counted((self.bad - MAX_SHOWN_PROBLEMS) as u64, "more message")
+            ));
         }
         let (messages, have) = (counted(self.messages as u64, "message"), either(self.bad as u64, "has", "have"));
         lines.push(format!("{} of {messages} {have} problems; nothing was published", self.bad));
@@ -123,8 +126,8 @@ impl Checked {
     /// What `publish` sends.
     pub(super) fn dry_run(&self, queue: &str) -> String {
         let mut lines = self.first.clone();
-        if self.messages > SHOWN {
-            lines.push(format!("… and {} more", self.messages - SHOWN));
+        if self.messages > MAX_SHOWN_IDS {
+            lines.push(format!("… and {} more", self.messages - MAX_SHOWN_IDS));
         }
         lines.push(format!("dry run, nothing was published; messages for {queue}: {}", self.messages));
         lines.join("\n")

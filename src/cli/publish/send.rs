@@ -15,13 +15,15 @@ use crate::broker::{Publish, PublishError};
 use crate::message::export::input::Input;
 
 /// The most open publishes.
-const AT_A_TIME: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 /// Time limit for open publishes after an error or an interruption.
-const FINISH: Duration = Duration::from_secs(30);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The state of all messages.
 #[derive(Debug, Default)]
-pub(super) struct Sent {
+pub(super) struct SendResult {
+    /// How many messages were checked. No others are sent.
+    total: usize,
     /// The last message that was started. All before it were started, too.
     begun: usize,
     /// Messages that were not published, and why.
@@ -29,25 +31,29 @@ pub(super) struct Sent {
     /// Messages whose confirm did not arrive, and why.
     unknown: BTreeMap<usize, String>,
     is_interrupted: bool,
+    /// Whether the input had fewer or more messages than were checked.
+    has_changed: bool,
 }
 
-/// Publishes all messages. After an error or an interruption it starts no further message, and waits for open ones.
+/// Publishes the `total` messages that were checked. After an error or an interruption it starts no further message, and waits
+/// for open ones.
 pub(super) async fn all<R: Read>(
     mut messages: Input<R>,
+    total: usize,
     publisher: &dyn Publish,
     queue: &str,
     bar: &ProgressBar,
     stop: &CancellationToken,
-) -> Sent {
-    let mut sent = Sent::default();
+) -> SendResult {
+    let mut sent = SendResult { total, ..SendResult::default() };
     let mut under_way = FuturesUnordered::new();
     let mut places: Vec<usize> = Vec::new();
     let mut is_over = false;
     let mut end: Option<Instant> = None;
     loop {
-        while !is_over && sent.is_good() && under_way.len() < AT_A_TIME {
+        while !is_over && sent.is_good() && under_way.len() < MAX_CONCURRENT {
             match messages.next() {
-                Some(Ok(message)) => {
+                Some(Ok(message)) if message.place <= total => {
                     sent.begun = message.place;
                     places.push(message.place);
                     under_way.push(async move {
@@ -55,15 +61,18 @@ pub(super) async fn all<R: Read>(
                     });
                 }
                 // The message was valid when it was checked.
-                Some(Err(bad)) => {
+                Some(Err(bad)) if bad.place <= total => {
                     sent.begun = bad.place;
                     sent.failed.insert(bad.place, format!("the input has changed: {}", bad.why));
                 }
-                None => is_over = true,
+                next => {
+                    is_over = true;
+                    sent.has_changed = next.is_some() || sent.begun < total;
+                }
             }
         }
         if end.is_none() && !sent.is_good() {
-            end = Some(Instant::now() + FINISH);
+            end = Some(Instant::now() + FINISH_TIMEOUT);
         }
         tokio::select! {
             biased;
@@ -77,7 +86,7 @@ pub(super) async fn all<R: Read>(
                 None => return sent,
             },
             () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
-                let why = format!("no confirm within {} s", FINISH.as_secs());
+                let why = format!("no confirm within {} s", FINISH_TIMEOUT.as_secs());
                 sent.unknown.extend(places.into_iter().map(|place| (place, why.clone())));
                 return sent;
             }
@@ -85,7 +94,7 @@ pub(super) async fn all<R: Read>(
     }
 }
 
-impl Sent {
+impl SendResult {
     fn is_good(&self) -> bool {
         self.failed.is_empty() && self.unknown.is_empty() && !self.is_interrupted
     }
@@ -109,8 +118,9 @@ impl Sent {
     }
 
     /// Which messages are confirmed, not published, or unknown; none when all are confirmed.
-    pub(super) fn report(&self, total: usize, queue: &str) -> Option<String> {
-        if self.failed.is_empty() && self.unknown.is_empty() && self.begun >= total {
+    pub(super) fn report(&self, queue: &str) -> Option<String> {
+        let total = self.total;
+        if self.failed.is_empty() && self.unknown.is_empty() && self.begun >= total && !self.has_changed {
             return None;
         }
         let is_confirmed = |place: &usize| !self.failed.contains_key(place) && !self.unknown.contains_key(place);
@@ -120,6 +130,13 @@ impl Sent {
         let mut lines = Vec::new();
         if self.is_interrupted {
             lines.push("interrupted".to_owned());
+        }
+        if self.has_changed {
+            let how = match self.begun < total {
+                true => format!("it ends after message {}", self.begun),
+                false => format!("what follows message {total} is new and was not published"),
+            };
+            lines.push(format!("the input has changed while it was read: {how}"));
         }
         let mut whys: Vec<(&String, Vec<usize>)> = Vec::new();
         for (place, why) in self.failed.iter().chain(&self.unknown) {

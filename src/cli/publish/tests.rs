@@ -57,8 +57,8 @@ fn input(names: &[&str]) -> Input<std::io::Cursor<Vec<u8>>> {
 }
 
 async fn send(names: &[&str], publisher: &FakePublisher, stop: &CancellationToken) -> Option<String> {
-    let sent = send::all(input(names), publisher, "q", &ProgressBar::hidden(), stop).await;
-    sent.report(names.len(), "q")
+    let sent = send::all(input(names), names.len(), publisher, "q", &ProgressBar::hidden(), stop).await;
+    sent.report("q")
 }
 
 #[tokio::test]
@@ -118,6 +118,22 @@ async fn send_reports_a_publish_without_confirm_as_unknown() {
 }
 
 #[tokio::test]
+async fn send_stops_at_the_checked_messages_and_reports_a_changed_input() {
+    let (more, fewer) = ("what follows message 2 is new and was not published", "it ends after message 3");
+    for (checked, how, published) in [
+        (2, more, "confirmed: 1 to 2 (2 of 2)\nnot published: none (0 of 2)\n"),
+        (4, fewer, "confirmed: 1 to 3 (3 of 4)\nnot published: 4 (1 of 4)\n"),
+    ] {
+        let (publisher, stop) = (FakePublisher::default(), CancellationToken::new());
+        let sent = send::all(input(&["good"; 3]), checked, &publisher, "q", &ProgressBar::hidden(), &stop).await;
+        let report = sent.report("q").unwrap();
+        let said = format!("the input has changed while it was read: {how}\n{published}");
+        assert!(report.starts_with(&said), "{report}");
+        assert_eq!(publisher.published.lock().unwrap().len(), checked.min(3));
+    }
+}
+
+#[tokio::test]
 async fn ids_are_the_same_in_a_second_run() {
     let (first, second, stop) = (FakePublisher::default(), FakePublisher::default(), CancellationToken::new());
     let names = ["a", "b", "a"];
@@ -140,7 +156,7 @@ fn check_reports_every_problem_before_anything_is_sent() {
     let text = format!("{good}\n{{\"nam\": 1}}\n{good}\n7");
     let ids = Ids::Field("id_record".to_owned());
     let check = |text: &str, validator: Option<&Validator>| {
-        Checked::of(Input::new(text.as_bytes(), ids.clone()), &ids, validator)
+        ValidatedInput::of(Input::new(text.as_bytes(), ids.clone()), &ids, validator)
     };
     let report = check(&text, Some(&Validator::new(&config, jiff::Timestamp::UNIX_EPOCH).unwrap())).report().unwrap();
     for line in [
@@ -157,7 +173,7 @@ fn check_reports_every_problem_before_anything_is_sent() {
     assert!(report.contains("message 1 (line 1): name: is missing; a text is required\n"), "{report}");
     assert_eq!(check(&bad, None).report(), None, "without validation");
     let many = format!("{bad}\n").repeat(60);
-    let report = Checked::of(
+    let report = ValidatedInput::of(
         Input::new(many.as_bytes(), Ids::Batch("b".to_owned())),
         &Ids::Batch("b".to_owned()),
         Some(&Validator::new(&config, jiff::Timestamp::UNIX_EPOCH).unwrap()),

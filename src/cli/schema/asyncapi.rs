@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::schema;
 use crate::broker::bindings::shown;
 use crate::broker::connect::vhost;
-use crate::config::{Action, Binding, Config, Example, RuleText, Scalar};
+use crate::config::{Binding, Config, Example, RuleAction, RuleText, Scalar};
 
 const JSON: &str = "application/json";
 
@@ -111,7 +111,7 @@ fn messages(config: &Config) -> Map<String, Value> {
 fn event(rule: &RuleText) -> Value {
     let route = rule.routing_key.as_ref().map_or_else(String::new, |key| format!(" It is published with {key}."));
     let condition = rule.when.as_ref().map_or_else(String::new, |when| format!(" It is used when {when}."));
-    let skipped = if rule.action == Action::Skip { " The worker acks it and sends nothing." } else { "" };
+    let skipped = if rule.action == RuleAction::Skip { " The worker acks it and sends nothing." } else { "" };
     let text = format!("An event for the rule {}.{route}{condition}{skipped}", rule.name);
     let payload = json!({ "description": "An event in its publisher's shape." });
     let examples: Vec<Value> = rule.examples.iter().filter_map(example).collect();

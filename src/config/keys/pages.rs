@@ -32,7 +32,8 @@ fn keys_of(section: &str) -> impl Iterator<Item = &'static Key> {
 
 /// What applies to all keys.
 fn rules() -> [String; 4] {
-    let secrets: Vec<String> = KEYS.iter().filter(|key| key.secret).map(|key| format!("`{}_file`", key.name)).collect();
+    let secrets: Vec<String> =
+        KEYS.iter().filter(|key| key.is_secret).map(|key| format!("`{}_file`", key.name)).collect();
     [
         "The worker reads a TOML file, which `--config` or `WTW_CONFIG` names. Environment variables override it: \
          `server` in `[crm]` is `WTW_CRM_SERVER`. An empty value means unset."
@@ -176,7 +177,7 @@ pub fn template() -> String {
                 false => writeln!(text, "#{} = {value:?}", key.leaf()),
             }
             .unwrap_or_default();
-            if key.secret {
+            if key.is_secret {
                 let _ = writeln!(text, "#{}_file = \"/run/secrets/{}\"", key.leaf(), key.name.replace('.', "-"));
             }
         }

@@ -1,6 +1,6 @@
 //! The rows of the table of keys.
 
-use super::{Key, Kind, Preset, QUEUE_BYTES, SUFFIX_BYTES, key};
+use super::{Key, Kind, MAX_QUEUE_BYTES, Preset, SUFFIX_BYTES, key};
 
 const TEXT: Kind = Kind::Like("text without control characters");
 const FILE: Kind = Kind::Like("path of a PEM file");
@@ -40,13 +40,13 @@ pub const KEYS: &[Key] = &[
     key(
         "broker.queue",
         Preset::Text("wolkvox.tasks"),
-        Kind::Queue(QUEUE_BYTES - SUFFIX_BYTES),
+        Kind::Queue(MAX_QUEUE_BYTES - SUFFIX_BYTES),
         "The work queue.",
     ),
     key(
         "broker.dead_letter_queue",
         Preset::Derived("<queue>.dead"),
-        Kind::Queue(QUEUE_BYTES),
+        Kind::Queue(MAX_QUEUE_BYTES),
         "The queue for messages that cannot become a task.",
     ),
     key(
@@ -345,6 +345,6 @@ pub const KEYS: &[Key] = &[
         "log.level",
         Preset::Text("info"),
         Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
-        "The lowest level that is logged.",
+        "The lowest level that is logged. Audit lines are logged at every level.",
     ),
 ];

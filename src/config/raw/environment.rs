@@ -64,7 +64,7 @@ fn unknown(name: &str) -> Problem {
     let rest = name.trim_start_matches(PREFIX);
     let meant =
         without_section(rest).or_else(|| suggest(rest, names.iter().map(String::as_str)).map(ToOwned::to_owned));
-    Problem::new(name, "environment", did_you_mean(meant.map(|meant| variable(&meant))))
+    Problem::new(name, "environment", did_you_mean(name, meant.map(|meant| variable(&meant))))
 }
 
 /// Whether Kubernetes set the variable, for a service whose name begins with `wtw`. No key of ours ends like that.

@@ -42,7 +42,7 @@ pub(super) fn layer(
 }
 
 fn read(path: &Path, named_by: &str, stop: &CancellationToken) -> Result<Table, Problem> {
-    let text = files::read(path, files::TOML, stop)
+    let text = files::read(path, files::MAX_TOML_BYTES, stop)
         .map_err(|why| Problem::new("configuration file", named_by, format!("{} {why}", path.display())))?;
     // The library's error quotes the line, which may hold a secret.
     text.parse().map_err(|error: toml::de::Error| {
@@ -82,7 +82,7 @@ impl Reading<'_> {
                     (_, near) => near.map(|section| format!("[{section}]")),
                 };
                 let meant = without_section(name).or_else(section);
-                self.problem(name, did_you_mean(meant));
+                self.problem(name, did_you_mean(name, meant));
             }
         }
     }
@@ -101,10 +101,10 @@ impl Reading<'_> {
             });
             let leaves = leaves.chain((section == "broker").then_some("bindings"));
             let meant = suggest(leaf, leaves).map(|leaf| format!("{section}.{leaf}"));
-            return self.problem(&name, did_you_mean(meant));
+            return self.problem(&name, did_you_mean(&name, meant));
         };
         // A secret's file is one path, even if the secret is a list.
-        let list = key.list && name == key.name;
+        let list = key.is_list && name == key.name;
         let value = match text(&value, key, list) {
             Ok(value) => Some(value),
             Err(message) => {

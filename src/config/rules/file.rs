@@ -18,10 +18,10 @@ const KEY: &str = "events.rules_file";
 ///
 /// # Errors
 /// Why it cannot be read, or everything that is wrong with its text.
-pub(super) fn first_read(events: &Events, path: &Path) -> Result<Events, Problems> {
-    let text = files::read(path, files::TOML, &CancellationToken::new())
+pub(super) fn first_read(events: &Events, path: &Path, stop: &CancellationToken) -> Result<Events, Problems> {
+    let text = files::read(path, files::MAX_TOML_BYTES, stop)
         .map_err(|why| Problems(vec![Problem::new(KEY, path.display().to_string(), why)]))?;
-    let file = WatchedFile::new(path, &text, files::TOML);
+    let file = WatchedFile::new(path, &text, files::MAX_TOML_BYTES);
     read_rules(&Events { rules_file: Some(file), ..events.clone() }, &text)
 }
 

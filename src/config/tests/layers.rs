@@ -41,6 +41,11 @@ fn file_with_wrong_content_is_a_problem() {
         ("[crm]\nserver_file = 'x'", "crm.server_file (FILE): is not known; did you mean crm.server?"),
         ("[brokr]\n", "brokr (FILE): is not known; did you mean [broker]?"),
         ("[zzz]\n", "zzz (FILE): is not known\n"),
+        (
+            "prefetch = 5",
+            "prefetch (FILE): is not known; the worker computes the prefetch from the number of crm.tokens",
+        ),
+        ("[broker]\nprefetch = 5", "broker.prefetch (FILE): is not known; the worker computes the prefetch"),
         ("queue = 'x'", "queue (FILE): is not known; did you mean broker.queue?\n"),
         ("crm = 5", "crm (FILE): is a section, not an integer\n"),
         ("crm.server = ['x']", "crm.server (FILE): is an array; allowed: host"),
@@ -88,6 +93,7 @@ fn unknown_variable_is_a_problem_unless_kubernetes_set_it() {
         ("WTW_LEDGER_URL_FIL", "x", "is not known; did you mean WTW_LEDGER_URL_FILE?"),
         ("WTW_CONFG", "x", "is not known; did you mean WTW_CONFIG?"),
         ("WTW_QQQQ", "x", "is not known"),
+        ("WTW_PREFETCH", "5", "is not known; the worker computes the prefetch from the number of crm.tokens"),
         ("WTW_ADMIN_PORT", "9464", "is not known"),
     ] {
         let problems = load_env(&[(name, value)]).unwrap_err();
@@ -117,7 +123,7 @@ fn secret_or_its_file_in_the_environment_overrides_both_in_the_file() {
     assert_eq!(field(&config, "crm.tokens"), "one+two+three");
     assert_eq!(config.crm.tokens_file.as_ref().map(WatchedFile::path), Some(tokens.0.as_path()));
     assert!(matches!(config.ledger.store, LedgerStore::Memory));
-    assert_eq!(read_tokens(&tokens.0, "one,two").unwrap().len(), 2);
+    assert_eq!(read_tokens(&tokens.0, "one,two").unwrap().0.len(), 2);
 
     let config = load_both(&toml, &[("WTW_CRM_TOKENS", "four")]).unwrap().config;
     assert_eq!(field(&config, "crm.tokens"), "four");
@@ -155,8 +161,8 @@ fn secret_file_with_wrong_content_is_a_problem() {
 #[test]
 fn log_format_follows_the_terminal() {
     let mut sources = Sources::default();
-    for (terminal, format) in [(true, LogFormat::Text), (false, LogFormat::Json)] {
-        sources.terminal = terminal;
+    for (logs_to_terminal, format) in [(true, LogFormat::Text), (false, LogFormat::Json)] {
+        sources.logs_to_terminal = logs_to_terminal;
         assert_eq!(Config::load(&sources, &[]).unwrap().config.log.format, format);
     }
 }

@@ -72,6 +72,30 @@ fn default_follows_the_values_that_are_set() {
 }
 
 #[test]
+fn key_that_makes_the_default_of_the_request_timeout_short_gets_a_warning() {
+    let (grace, hold) = ("WTW_SHUTDOWN_GRACE", "WTW_GATE_HOLD");
+    for (variables, warned) in [
+        (&[(hold, "11s")][..], Some(("gate.hold", "to 1s, "))),
+        (&[(hold, "14999ms")], Some(("gate.hold", "to 4999ms, "))),
+        (&[(hold, "15s")], None),
+        (&[(grace, "8s")], Some(("shutdown.grace", "to 4s, "))),
+        (&[(grace, "10s")], None),
+        (&[(hold, "12s"), (grace, "3s")], Some(("shutdown.grace", "to 1500ms, "))),
+        (&[(hold, "11s"), (grace, "3s")], Some(("gate.hold", "to 1s, "))),
+        (&[(hold, "11s"), ("WTW_CRM_REQUEST_TIMEOUT", "1s")], None),
+    ] {
+        let warnings = load_env(variables).unwrap().warnings;
+        match warned {
+            Some((key, part)) => {
+                assert_eq!((warnings.len(), warnings[0].key.as_str()), (1, key), "{variables:?}");
+                assert!(warnings[0].message.contains(part), "{}", warnings[0].message);
+            }
+            None => assert_eq!(warnings, [], "{variables:?}"),
+        }
+    }
+}
+
+#[test]
 fn setting_is_shown_with_its_source_and_without_secrets() {
     let file = Temporary::new("redis://user:hunter2@cache/3?password=hunter2\n");
     let toml = format!("[ledger]\nurl_file = {:?}\n[broker]\nurls = 'amqp://u:hunter2@h/v'\n", file.path());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{ActionRequest, MOST, PRINT, Running};
+use super::{ActionRequest, MAX_MESSAGES, PRINT, Running};
 use crate::console::App;
 use crate::console::index::{Detail, Snapshot};
 use crate::console::store::{Action, Item};
@@ -18,13 +18,13 @@ use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::list_entry::ListEntry;
-use crate::dead_letters::plan::{ActionPlan, Allowed, Candidate};
+use crate::dead_letters::plan::{ActionPlan, Candidate, ReplayOptions};
 use crate::ledger::Digest;
 
 /// How long the page that starts an action waits for its count.
 const COUNT_WAIT: Duration = Duration::from_secs(2);
 /// The most actions that are counted at the same time.
-const MOST_COUNTS: usize = 20;
+const MAX_COUNTS: usize = 20;
 
 impl Running {
     fn lock_counts(&self) -> MutexGuard<'_, HashMap<String, Counting>> {
@@ -33,10 +33,10 @@ impl Running {
 
     fn begin_count(&self, id: &str) -> Result<(), String> {
         let mut counts = self.lock_counts();
-        if counts.len() >= MOST_COUNTS {
+        if counts.len() >= MAX_COUNTS {
             counts.retain(|_, counting| matches!(counting, Counting::Running));
         }
-        if counts.len() >= MOST_COUNTS {
+        if counts.len() >= MAX_COUNTS {
             return Err("too many actions are being counted; try again in a moment".to_owned());
         }
         counts.insert(id.to_owned(), Counting::Running);
@@ -80,18 +80,22 @@ pub(crate) async fn start_count(app: &Arc<App>, asked: ActionRequest) -> Result<
 
 async fn count(app: &App, id: String, asked: ActionRequest) -> Result<(), String> {
     let (candidates, note) = read(app, &asked).await?;
-    if candidates.len() > MOST {
+    if candidates.len() > MAX_MESSAGES {
         return Err(format!(
             "this is about {}; take at most {} at a time, with a filter",
             counted_of(candidates.len() as u64, "message"),
-            grouped(MOST as u64)
+            grouped(MAX_MESSAGES as u64)
         ));
     }
     let only = candidates.first().filter(|_| asked.print.is_some()).map(|candidate| candidate.id.clone());
     let plan = match asked.what {
         "replay" => {
-            let allowed = Allowed { in_doubt: asked.in_doubt, refused: true, new_id: asked.new_id.is_some() };
-            ActionPlan::replay(candidates, &LedgerAccess::open(&app.config).await, allowed).await
+            let options = ReplayOptions {
+                allows_in_doubt: asked.in_doubt,
+                allows_refused: true,
+                has_new_id: asked.new_id.is_some(),
+            };
+            ActionPlan::replay(candidates, &LedgerAccess::open(&app.config).await, options).await
         }
         _ => ActionPlan::discard(&candidates),
     };
@@ -186,7 +190,7 @@ fn candidates(app: &App, snapshot: &Snapshot, asked: &ActionRequest) -> Result<V
         candidate
     };
     let candidate =
-        |entry: &ListEntry| Candidate { found_in_crm: found_in_crm.contains(&*entry.id), ..candidate(entry) };
+        |entry: &ListEntry| Candidate { is_found_in_crm: found_in_crm.contains(&*entry.id), ..candidate(entry) };
     Ok(tokio::task::block_in_place(|| entries.into_iter().map(candidate).collect()))
 }
 

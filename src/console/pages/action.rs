@@ -19,9 +19,9 @@ use crate::dead_letters::audit::Record;
 use crate::dead_letters::filter::Filter;
 
 /// The most message ids that are listed for each state.
-const NAMED: u32 = 50;
+const MAX_LISTED_IDS: u32 = 50;
 /// Seconds until the page of a running action is loaded again.
-const REFRESH: u32 = 5;
+const REFRESH_SECONDS: u32 = 5;
 
 /// A heading, and message ids with reasons.
 type NamedItems = (&'static str, Vec<(String, String)>);
@@ -95,7 +95,7 @@ fn action_page(app: &App, visitor: &Visitor, action: Action, query: &str) -> Res
     let has_results_to_come = action.what == "replay" && of("sent") > 0 && !is_over(&action, now);
     let waits = action.state == "running" || has_results_to_come;
     if waits && action.state != "counted" {
-        shell = shell.refreshing(REFRESH, &format!("actions/{}", action.id), query);
+        shell = shell.refreshing(REFRESH_SECONDS, &format!("actions/{}", action.id), query);
     }
     // A filter can hold the CRM's words or a search in bodies.
     let shown = |text: String| if shell.sees_bodies { text } else { String::new() };
@@ -152,7 +152,7 @@ fn verb(what: &str) -> &'static str {
 fn named(app: &App, id: &str, shown: impl Fn(String) -> String) -> Result<Vec<NamedItems>, String> {
     let mut lists = Vec::new();
     for (state, title) in [("failed_again", "Failed again"), ("skipped", "Stayed"), ("gone", "No longer there")] {
-        let items = app.store.items(id, state, NAMED)?;
+        let items = app.store.items(id, state, MAX_LISTED_IDS)?;
         if !items.is_empty() {
             lists.push((title, items.into_iter().map(|item| (item.id, shown(item.why.unwrap_or_default()))).collect()));
         }
@@ -172,8 +172,11 @@ fn being_counted(app: &App, visitor: &Visitor, id: &str) -> Response {
     match app.counting(id) {
         Some(Counting::Failed(why)) => said(app, visitor, StatusCode::CONFLICT, why, "failed"),
         Some(Counting::Running) | None => {
-            let shell =
-                Shell::new(app, visitor, "Action", "activity").refreshing(REFRESH, &format!("actions/{id}"), "");
+            let shell = Shell::new(app, visitor, "Action", "activity").refreshing(
+                REFRESH_SECONDS,
+                &format!("actions/{id}"),
+                "",
+            );
             let text = "The messages are being counted. This page is loaded again until they are.".to_owned();
             show(&Said { shell, text, back: format!("{}failed", app.base) })
         }

@@ -20,7 +20,7 @@ use crate::count::grouped;
 use crate::dead_letters::audit::{BEGUN, Record};
 
 /// Rows on one page.
-const PAGE: usize = 200;
+const ROWS_PER_PAGE: usize = 200;
 
 #[derive(Template)]
 #[template(path = "activity.html")]
@@ -76,12 +76,12 @@ pub(super) async fn page(
     let results = replays_elsewhere(&app, &records, &ours).await;
     let entries = entries(&ours, &records);
     let number: usize = parameter(query.as_deref(), "page").and_then(|page| page.parse().ok()).unwrap_or(0);
-    let from = number.saturating_mul(PAGE).min(entries.len());
+    let from = number.saturating_mul(ROWS_PER_PAGE).min(entries.len());
     let row = |entry: &Entry<'_>| match entry {
         Entry::Own(action) => own(&app, action),
         Entry::Recorded(record) => recorded(&app, record, &ours, &results),
     };
-    let mut rows: Vec<Row> = entries.iter().skip(from).take(PAGE).map(row).collect();
+    let mut rows: Vec<Row> = entries.iter().skip(from).take(ROWS_PER_PAGE).map(row).collect();
     let mut running: Vec<Row> =
         ours.iter().filter(|action| action.state == "running").map(|action| own(&app, action)).collect();
     if !shell.sees_bodies {
@@ -92,7 +92,7 @@ pub(super) async fn page(
     }
     let link = |page: usize| format!("{}activity?page={page}", app.base);
     let earlier = (number > 0).then(|| link(number - 1));
-    let later = (from + PAGE < entries.len()).then(|| link(number + 1));
+    let later = (from + ROWS_PER_PAGE < entries.len()).then(|| link(number + 1));
     show(&Page { shell, running, rows, earlier, later })
 }
 

@@ -38,7 +38,7 @@ pub(super) async fn page(State(app): State<Arc<App>>, Extension(visitor): Extens
 
 /// Runs `check` without the CRM, because asking the CRM costs a call of each token's quota.
 pub(super) async fn check(State(app): State<Arc<App>>, Posted { visitor, .. }: Posted) -> Response {
-    let scope = Scope { network: true, crm: false, kubernetes: app.kubernetes };
+    let scope = Scope { checks_network: true, checks_crm: false, is_in_kubernetes: app.is_in_kubernetes };
     let mut findings = check::run(&app.loaded, scope).await;
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.result));
     show(&filled(&app, &visitor, Some(findings)))

@@ -21,7 +21,7 @@ use crate::dead_letters::list_entry::ListEntry;
 use crate::dead_letters::preview::Previewer;
 
 /// Messages on one page.
-const PAGE: usize = 50;
+const MESSAGES_PER_PAGE: usize = 50;
 
 #[derive(Template)]
 #[template(path = "doubt.html")]
@@ -32,7 +32,7 @@ struct Page {
     page: usize,
     earlier: Option<String>,
     later: Option<String>,
-    read: bool,
+    is_read: bool,
     is_failed: bool,
 }
 
@@ -58,10 +58,10 @@ pub(super) async fn page(
     let now = app.now();
     let entries: Vec<_> =
         view.snapshot.as_ref().map(|snapshot| snapshot.filtered(&filter, now).collect()).unwrap_or_default();
-    let from = number.saturating_mul(PAGE).min(entries.len());
+    let from = number.saturating_mul(MESSAGES_PER_PAGE).min(entries.len());
     let previewer = if shell.sees_bodies { app.previewer().ok() } else { None };
     let mut rows = Vec::new();
-    for entry in entries.iter().skip(from).take(PAGE) {
+    for entry in entries.iter().skip(from).take(MESSAGES_PER_PAGE) {
         let checked = match app.store.checked(&entry.id) {
             Ok(checked) => checked,
             Err(why) => return said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, ""),
@@ -79,8 +79,8 @@ pub(super) async fn page(
         total: grouped(entries.len() as u64),
         page: number,
         earlier: (number > 0).then(|| link(number - 1)),
-        later: (from + PAGE < entries.len()).then(|| link(number + 1)),
-        read: view.knows(entries.is_empty()),
+        later: (from + MESSAGES_PER_PAGE < entries.len()).then(|| link(number + 1)),
+        is_read: view.knows(entries.is_empty()),
         is_failed: view.failure.is_some(),
         shell,
     })

@@ -13,7 +13,7 @@ use crate::clock::rfc3339;
 use crate::console::App;
 use crate::console::actions::{ActionRequest, start_count};
 use crate::console::index::Detail;
-use crate::console::safety::{self, Form, Refused, Visitor};
+use crate::console::safety::{self, Form, PostRefusal, Visitor};
 use crate::console::text;
 use crate::dead_letters::body;
 use crate::dead_letters::edit::{FieldEdit, changed_fields, set};
@@ -42,8 +42,8 @@ struct Page {
     /// A heading and a text.
     preview: Option<(String, String)>,
     changed: String,
-    checked: bool,
-    is_doubt: bool,
+    is_checked: bool,
+    is_in_doubt: bool,
     is_taken: bool,
     wants_new_id: bool,
 }
@@ -67,7 +67,7 @@ struct Subject {
 async fn subject(app: &App, visitor: &Visitor, name: &str) -> Result<Subject, Response> {
     let gone = || said(app, visitor, StatusCode::NOT_FOUND, "This message is no longer there.", "failed");
     if !visitor.can_act {
-        return Err(refused(app, visitor, &Refused::NotAllowed, "failed"));
+        return Err(refused(app, visitor, &PostRefusal::NotAllowed, "failed"));
     }
     let print = print_of(name).ok_or_else(gone)?;
     let snapshot = app.index.view(&app.tasks, &app.stop).await.snapshot.ok_or_else(gone)?;
@@ -112,7 +112,7 @@ pub(super) async fn post(
     let (form, note) = match safety::form(&visitor, request).await {
         Ok(form) => (form, None),
         // The form expired. It is shown again with a new token, so that the operator's text is not lost.
-        Err(Refused::Expired(form)) => {
+        Err(PostRefusal::Expired(form)) => {
             (form, Some("The form had expired; nothing was done. Here it is again as you wrote it."))
         }
         Err(why) => return refused(&app, &visitor, &why, "failed"),
@@ -250,7 +250,7 @@ fn filled(
     visitor: &Visitor,
     subject: &Subject,
     body: &[u8],
-    checked: bool,
+    is_checked: bool,
     wants_new_id: bool,
     note: Option<&str>,
 ) -> Page {
@@ -259,7 +259,7 @@ fn filled(
     let preview = preview(app, &subject.entry, &subject.detail, body);
     let problems = preview.problems().unwrap_or_default().to_owned();
     let preview = problems.is_empty().then(|| preview.words());
-    if checked && body == subject.before && !wants_new_id {
+    if is_checked && body == subject.before && !wants_new_id {
         shell.notes.push("The body is unchanged. To replay it, use Replay on the message's page.".to_owned());
     }
     // With rules the body is an event, so its members are not fields of a task.
@@ -281,8 +281,8 @@ fn filled(
         changed: changed_fields(&subject.before, body).join(", "),
         problems,
         preview,
-        checked,
-        is_doubt: subject.creation == CreationState::InDoubt,
+        is_checked,
+        is_in_doubt: subject.creation == CreationState::InDoubt,
         is_taken: subject.creation == CreationState::IdTaken || &*subject.entry.kind == "id_conflict",
         wants_new_id,
         shell,

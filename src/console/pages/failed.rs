@@ -22,14 +22,14 @@ use crate::dead_letters::Source;
 use crate::dead_letters::audit::{Record, new_action};
 use crate::dead_letters::filter::{Filter, kinds};
 use crate::dead_letters::group::Groups;
-use crate::dead_letters::list_entry::{ListEntry, Texts};
+use crate::dead_letters::list_entry::{Interner, ListEntry};
 use crate::message::export;
 use crate::visible;
 
 /// Messages on one page.
-const PAGE: usize = 50;
+const MESSAGES_PER_PAGE: usize = 50;
 /// Groups on one page.
-const GROUPS: usize = 200;
+const GROUPS_PER_PAGE: usize = 200;
 
 #[derive(Template)]
 #[template(path = "failed.html")]
@@ -58,7 +58,7 @@ struct Page {
     in_doubt: u64,
     /// How many bodies were searched only in part.
     partly_searched: u64,
-    read: bool,
+    is_read: bool,
     is_failed: bool,
 }
 
@@ -81,7 +81,7 @@ pub(super) struct MessageRow {
     pub(super) kind: String,
     pub(super) reason: String,
     pub(super) at: Option<When>,
-    pub(super) doubt: bool,
+    pub(super) is_in_doubt: bool,
     pub(super) again: u32,
 }
 
@@ -123,7 +123,7 @@ fn filled(
     entries.iter().for_each(|entry| groups.add(entry));
     let groups = groups.sorted();
     let query = filter.query();
-    let from = number.saturating_mul(PAGE).min(entries.len());
+    let from = number.saturating_mul(MESSAGES_PER_PAGE).min(entries.len());
     let link = |page: usize| format!("{}failed?{query}&view=list&page={page}", app.base);
     let sees = shell.sees_bodies;
     Page {
@@ -138,13 +138,14 @@ fn filled(
         shown: grouped(entries.len() as u64),
         has_any: total > 0,
         in_doubt: entries.iter().filter(|entry| entry.possibly_created).count() as u64,
-        more_groups: grouped(groups.len().saturating_sub(GROUPS) as u64),
-        groups: groups.iter().take(GROUPS).map(|group| group_row(app, &filter, group, sees)).collect(),
-        messages: as_list.then(|| entries.iter().skip(from).take(PAGE).map(|entry| row(app, entry, sees)).collect()),
+        more_groups: grouped(groups.len().saturating_sub(GROUPS_PER_PAGE) as u64),
+        groups: groups.iter().take(GROUPS_PER_PAGE).map(|group| group_row(app, &filter, group, sees)).collect(),
+        messages: as_list
+            .then(|| entries.iter().skip(from).take(MESSAGES_PER_PAGE).map(|entry| row(app, entry, sees)).collect()),
         earlier: (as_list && number > 0).then(|| link(number - 1)),
-        later: (as_list && from + PAGE < entries.len()).then(|| link(number + 1)),
+        later: (as_list && from + MESSAGES_PER_PAGE < entries.len()).then(|| link(number + 1)),
         partly_searched: snapshot.map_or(0, |snapshot| partly_searched(snapshot, &filter, now)),
-        read: view.knows(total == 0),
+        is_read: view.knows(total == 0),
         is_failed: view.failure.is_some(),
         query,
         filter,
@@ -219,7 +220,7 @@ pub(super) fn row(app: &App, entry: &ListEntry, sees: bool) -> MessageRow {
             hidden_cause(entry.rule.as_deref(), entry.field.as_deref())
         },
         at: When::maybe(entry.failed_at, app.now(), &app.config.crm.timezone),
-        doubt: entry.possibly_created,
+        is_in_doubt: entry.possibly_created,
         again: entry.replays,
     }
 }
@@ -232,10 +233,10 @@ pub(super) async fn read_again(
 ) -> Response {
     // A viewer can ask, too: a reading only raises delivery counts, and only one runs at a time.
     let Some(form) = safety::read(request).await else {
-        return refused(&app, &visitor, &safety::Refused::Unreadable, "failed");
+        return refused(&app, &visitor, &safety::PostRefusal::Unreadable, "failed");
     };
     if !crate::console::auth::same(form.text("token"), &visitor.session.form) {
-        return refused(&app, &visitor, &safety::Refused::Expired(form), "failed");
+        return refused(&app, &visitor, &safety::PostRefusal::Expired(form), "failed");
     }
     app.index.refresh(&app.tasks, &app.stop).await;
     go(&app, &format!("failed?{}", form.text("query")))
@@ -276,7 +277,7 @@ async fn export_to(
     visitor: &Visitor,
     sender: &tokio::sync::mpsc::Sender<Result<Bytes, std::io::Error>>,
 ) {
-    let (mut texts, now, mut count) = (Texts::default(), app.now(), 0);
+    let (mut texts, now, mut count) = (Interner::default(), app.now(), 0);
     let scanned = app.dead_letters.scan(&Source::DEAD, &app.stop, |found| {
         let entry = ListEntry::new(&found, &mut texts);
         if !filter.takes(&entry, now, || std::borrow::Cow::Borrowed(&found.message.body)) {

@@ -13,7 +13,7 @@ use secrecy::SecretString;
 
 use super::{go, parameter, refused, show};
 use crate::console::App;
-use crate::console::auth::Checked;
+use crate::console::auth::LoginResult;
 use crate::console::safety::{self, IsSecure, NoSession, Visitor, new_session, session_cookie};
 use crate::dead_letters::audit::{Record, new_action};
 
@@ -72,12 +72,12 @@ pub(super) async fn post(
     let problem = match name.as_str() {
         "" => "Enter your name. The audit records it.".to_owned(),
         _ => match app.auth.check(address, &name, &SecretString::from(fields.text("password"))).await {
-            Checked::Wait(wait) => return too_many(&app, to, name, wait),
-            Checked::Wrong => {
+            LoginResult::Wait(wait) => return too_many(&app, to, name, wait),
+            LoginResult::Wrong => {
                 audit_login(&app, &name, address, "refused");
                 "The name or the password is wrong.".to_owned()
             }
-            Checked::Right(login) => match new_session(&app, &name, &login) {
+            LoginResult::Right(login) => match new_session(&app, &name, &login) {
                 Ok(session) => {
                     audit_login(&app, &name, address, "done");
                     let cookie = session_cookie(&app.base, &session.id, is_secure);
@@ -122,7 +122,7 @@ pub(super) async fn logout(
         .await
         .is_some_and(|form| crate::console::auth::same(form.text("token"), &visitor.session.form));
     if !is_right {
-        return refused(&app, &visitor, &safety::Refused::Unreadable, "");
+        return refused(&app, &visitor, &safety::PostRefusal::Unreadable, "");
     }
     if let Err(why) = app.store.end_session(&visitor.session.id) {
         tracing::warn!(why, "a logout could not be saved in console.state; check its disk and permissions");

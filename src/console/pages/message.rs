@@ -38,7 +38,7 @@ struct Page {
     /// What somebody found in the CRM, and when.
     looked_up: Option<(String, When)>,
     creation: &'static str,
-    is_doubt: bool,
+    is_in_doubt: bool,
     is_created: bool,
     is_taken: bool,
     ledger: String,
@@ -94,7 +94,7 @@ pub(super) async fn page(
 
 /// What the ledger knows, in words, and whether the task exists.
 pub(super) async fn ledger_and_creation(app: &App, entry: &ListEntry, detail: &Detail) -> (String, CreationState) {
-    let by_broker = entry.source == Source::Broker;
+    let is_from_broker = entry.source == Source::Broker;
     let known = LedgerAccess::open(&app.config).await.get_with_proof(&[entry.id.to_string()]).await;
     let found = known.as_ref().ok().and_then(|(entries, _)| entries.first());
     let words = match (&known, found.filter(|entry| entry.found)) {
@@ -110,7 +110,7 @@ pub(super) async fn ledger_and_creation(app: &App, entry: &ListEntry, detail: &D
             format!("{result}{claim}, {}", counted(known.attempts.unwrap_or(0).into(), "attempt"))
         }
     };
-    (words, creation_state(found, entry.possibly_created, by_broker, &[detail.digest]))
+    (words, creation_state(found, entry.possibly_created, is_from_broker, &[detail.digest]))
 }
 
 fn filled(
@@ -147,7 +147,7 @@ fn filled(
                 "Its id was used before for another body, whose task exists. It can be replayed with a new id."
             }
         },
-        is_doubt: creation == CreationState::InDoubt,
+        is_in_doubt: creation == CreationState::InDoubt,
         is_created: creation == CreationState::Created,
         is_taken: creation == CreationState::IdTaken,
         ledger,

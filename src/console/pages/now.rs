@@ -20,18 +20,18 @@ use crate::console::safety::Visitor;
 use crate::console::times::When;
 use crate::count::{counted, grouped};
 use crate::dead_letters::Queues;
-use crate::observe::events::Recent;
-use crate::observe::overview::{Member, Overview};
+use crate::observe::events::RecentMessage;
+use crate::observe::overview::{Overview, QueueWorker};
 use crate::observe::status::{Minute, Page as StatusPage, TokenStatus};
 use crate::observe::workers::Workers;
 
 /// How long one answer of the workers is reused for all viewers.
-const FRESH: Duration = Duration::from_secs(2);
+const MAX_ANSWER_AGE: Duration = Duration::from_secs(2);
 /// Seconds until the page is loaded again.
-const REFRESH: u32 = 5;
+const REFRESH_SECONDS: u32 = 5;
 
 /// The most settled messages on the page, as many as one worker reports.
-const RECENT: usize = 20;
+const MAX_RECENT: usize = 20;
 /// The minutes of a chart.
 const MINUTES: usize = 60;
 
@@ -44,7 +44,7 @@ impl App {
     pub(crate) async fn overview(&self) -> Arc<Overview> {
         let mut shared = self.shared.0.lock().await;
         if let Some((at, overview)) = shared.as_ref()
-            && at.elapsed() < FRESH
+            && at.elapsed() < MAX_ANSWER_AGE
         {
             return Arc::clone(overview);
         }
@@ -118,7 +118,8 @@ pub(super) async fn page(
     let overview = app.overview().await;
     let now = app.now();
     let zone = app.config.crm.timezone.clone();
-    let shell = Shell::new(&app, &visitor, "Now", "now").refreshing(REFRESH, "", query.as_deref().unwrap_or_default());
+    let shell =
+        Shell::new(&app, &visitor, "Now", "now").refreshing(REFRESH_SECONDS, "", query.as_deref().unwrap_or_default());
     let shell = Shell { read_at: Some(When::new(now, now, &zone)), ..shell };
     let reports = together(&senders(&overview.workers));
     let sees = shell.sees_bodies;
@@ -157,11 +158,11 @@ struct Reports<'a> {
     /// The last hour; none without a worker.
     minutes: Option<Vec<Minute>>,
     /// The last settled messages, the newest first.
-    recent: Vec<&'a Recent>,
+    recent: Vec<&'a RecentMessage>,
 }
 
 /// The status pages of the active workers. If none is known to be active, the first page: it can be that of a standby.
-fn senders(workers: &[Member]) -> Vec<&StatusPage> {
+fn senders(workers: &[QueueWorker]) -> Vec<&StatusPage> {
     let pages = || workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok());
     let active: Vec<&StatusPage> = pages().filter(|page| page.role == "active").collect();
     if active.is_empty() { pages().take(1).collect() } else { active }
@@ -189,12 +190,12 @@ fn together<'a>(pages: &[&'a StatusPage]) -> Reports<'a> {
     let too_many = minutes.len().saturating_sub(MINUTES);
     reports.minutes = (!pages.is_empty()).then(|| minutes.into_values().skip(too_many).collect());
     reports.recent.sort_by(|a, b| b.at.cmp(&a.at));
-    reports.recent.truncate(RECENT);
+    reports.recent.truncate(MAX_RECENT);
     reports
 }
 
 /// `sees`: whether the visitor may see the words of the CRM.
-fn worker(app: &App, Member { answer, role }: &Member, sees: bool) -> Worker {
+fn worker(app: &App, QueueWorker { answer, role }: &QueueWorker, sees: bool) -> Worker {
     let (now, zone, role) = (app.now(), &app.config.crm.timezone, *role);
     let page = match &answer.page {
         Ok(page) => page,
@@ -267,7 +268,7 @@ fn charts(minutes: &[Minute], backlog: Option<u64>) -> Vec<(String, String)> {
     ]
 }
 
-fn recent(app: &App, recent: &Recent, sees: bool) -> RecentRow {
+fn recent(app: &App, recent: &RecentMessage, sees: bool) -> RecentRow {
     RecentRow {
         at: When::parse(&recent.at, app.now(), &app.config.crm.timezone),
         id: recent.message_id.clone().unwrap_or_default(),

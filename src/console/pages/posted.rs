@@ -1,4 +1,4 @@
-//! The extractor of a post: a page that takes [`Posted`] as an argument runs only after every check has passed.
+//! Checks a submitted form before a page gets it: a page with a [`Posted`] argument runs only after every check has passed.
 
 use std::sync::Arc;
 

@@ -16,11 +16,11 @@ use crate::observe::ledger_page::LedgerResult;
 pub(super) const FOLLOWED: usize = 10;
 
 /// How long after its end an action's messages wait for their results, in seconds.
-const WAITING: i64 = 86_400;
+const RESULT_WAIT_SECONDS: i64 = 86_400;
 
 /// Whether an action ended so long ago that no further results are expected.
 pub(super) fn is_over(action: &Action, now: i64) -> bool {
-    action.ended.is_some_and(|ended| now - ended > WAITING)
+    action.ended.is_some_and(|ended| now - ended > RESULT_WAIT_SECONDS)
 }
 
 /// The result of an action in words: `120 replayed: 112 created, 5 failed again, 3 waiting`.
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(result(&action("replay", "running"), &counts(&[("waiting", 1_200)]), 0), "0 replayed: 1,200 to go");
         let ended = Action { ended: Some(0), ..action("replay", "done") };
         assert_eq!(
-            result(&ended, &all, WAITING + 1),
+            result(&ended, &all, RESULT_WAIT_SECONDS + 1),
             "120 replayed: 112 created, 5 failed again, 3 with a result that is not known"
         );
     }

@@ -213,23 +213,6 @@ fn token_that_the_crm_repeats_is_hidden() {
     assert_eq!(harmless, before);
 }
 
-#[test]
-fn token_information_accepts_refuses_or_is_inconclusive() {
-    for (body, accepted) in [
-        (r#"{"code": "200", "error": "null", "data": {"token_limit": 4800}}"#, Some(true)),
-        (r#"{"code": 401, "error": "UNAUTHORIZED"}"#, Some(false)),
-        (r#"{"code": "403", "msg": "PLEASE VALIDATE TOKEN"}"#, Some(false)),
-        (r#"{"code": 401}"#, None),
-        (r#"{"code": 500, "error": "x"}"#, None),
-        ("<html>", None),
-        ("", None),
-    ] {
-        let reply = Reply { status: 200, retry_after: None, is_cut: false, body: body.into() };
-        assert_eq!(token_accepted(&HttpResult::Reply(reply)), accepted, "{body}");
-    }
-    assert_eq!(token_accepted(&HttpResult::NoAnswer(String::new())), None);
-}
-
 /// Answers built from pieces in any order.
 fn bodies() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::config::{Config, Sources};
-use crate::crm_report::Choices;
+use crate::crm_report::ReportOptions;
 use crate::message::task::decode;
 
 const OPERATION: &str = "qx";
@@ -23,9 +23,9 @@ fn config() -> Config {
 
 fn plan(config: &Config, record: &str) -> ReportPlan {
     let message = json!({"name_module": "Ventas", "id_record": record, "wolkvox_owner": OWNER}).to_string();
-    let choices = Choices { search_for: std::time::Duration::ZERO, try_missing_field: false };
+    let options = ReportOptions { search_for: std::time::Duration::ZERO, try_missing_field: false };
     let decoded = decode(message.as_bytes(), config.task.unknown_fields).unwrap();
-    ReportPlan::new(config, decoded, "ABC", "id-1", jiff::Timestamp::UNIX_EPOCH, choices).unwrap()
+    ReportPlan::new(config, decoded, "ABC", "id-1", jiff::Timestamp::UNIX_EPOCH, options).unwrap()
 }
 
 /// Gives a redactor of the test's account to `test`.
@@ -250,7 +250,7 @@ fn test_task_is_recognised_by_its_id_and_when_nested() {
     ] {
         let given = json!({"data": [{"name": "Ana", "wolkvox_id": 7}, own]}).to_string();
         let redacted = with_redactor("64b1f0", false, |redactor, plan| {
-            let own = OwnTask::new([plan.name.clone()], [id.to_string()]);
+            let own = TestTask::new([plan.name.clone()], [id.to_string()]);
             let redactor = Redactor {
                 own,
                 ids: vec![id.to_string()],

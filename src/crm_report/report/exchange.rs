@@ -1,4 +1,4 @@
-//! One exchange as the report has it: request, answer, times, and what the worker makes of it. Pure.
+//! One exchange in the report: the request, the answer, their times, and the outcome that the worker reads from it. Pure.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ fn request(step: &Step, facts: Facts<'_>, redactor: &Redactor<'_>) -> Value {
         url.set_query(None);
         format!("{}{}{query}", redactor.server(&url.origin().ascii_serialization()), url.path())
     });
-    let token = if step.own_token { "[token]" } else { "[wrong token]" };
+    let token = if step.has_own_token { "[token]" } else { "[wrong token]" };
     json!({
         "method": step.call.method(),
         "url": url,

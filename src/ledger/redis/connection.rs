@@ -1,19 +1,23 @@
 //! One connection to Redis, which everything in the process shares. It is opened again after a failure. Errors say what to do.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, RedisResult};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
 
 use crate::config::SharedSecret;
 use crate::ledger::LedgerError;
+use crate::sync::lock;
 use crate::{net, tls};
 
+/// The port of an address without one.
+const PORT: u16 = 6379;
 /// Longest wait for name, connection, TLS and login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for an answer.
@@ -34,15 +38,7 @@ pub(super) struct ConnectionManager {
 }
 
 /// A connection that can be used by many at the same time.
-#[derive(Clone)]
-pub(super) struct Connection(Arc<MultiplexedConnection>);
-
-impl Connection {
-    /// Whether both are the same connection.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
+pub(super) type Connection = Arc<MultiplexedConnection>;
 
 /// Whether the user lacks the right to a command. The connection stays usable.
 pub(super) fn is_forbidden(error: &RedisError) -> bool {
@@ -60,14 +56,25 @@ impl ConnectionManager {
 
     fn client(&self) -> Result<Client, LedgerError> {
         // The library's error text may contain the address with its password.
-        Client::open(self.url.get().expose_secret()).map_err(|_| {
-            self.error("the address cannot be read", "correct ledger.url, as in redis://user:password@host:6379/0")
-        })
+        Client::open(self.url.get().expose_secret()).map_err(|_| self.unreadable_address())
     }
 
     /// Scheme, host, port and database, without user and password.
     pub(super) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Opens a TCP connection and closes it again. Returns the server's addresses, for people.
+    ///
+    /// # Errors
+    /// What is wrong at each address.
+    pub(super) async fn reach(&self) -> Result<String, LedgerError> {
+        let url = Url::parse(&self.address).map_err(|_| self.unreadable_address())?;
+        let (host, port) = (url.host_str().unwrap_or_default(), url.port().unwrap_or(PORT));
+        match net::connect(host, port, &[], TcpStream::connect).await {
+            Ok((stream, addresses)) => Ok(net::reached(&stream, addresses)),
+            Err(unreachable) => Err(self.error(unreachable.into_words(), UNREACHABLE)),
+        }
     }
 
     /// Sends a query on this connection. After an error it is not known whether Redis carried it out.
@@ -77,15 +84,15 @@ impl ConnectionManager {
 
     /// As [`ConnectionManager::query_on`], with the library's error.
     pub(super) async fn try_query_on<T: FromRedisValue>(&self, on: &Connection, query: &Query) -> RedisResult<T> {
-        let mut connection = MultiplexedConnection::clone(&on.0);
+        let mut connection = MultiplexedConnection::clone(on);
         let answer = match query {
             Query::Command(command) => command.query_async(&mut connection).await,
             Query::Pipeline(commands) => commands.query_async(&mut connection).await,
         };
         if answer.as_ref().is_err_and(|error| !is_forbidden(error)) {
             // Also after a refusal: the server may have become a replica, and a new connection can lead to the new master.
-            let mut current = self.current();
-            if current.as_ref().is_some_and(|used| used.is_same(on)) {
+            let mut current = lock(&self.current);
+            if current.as_ref().is_some_and(|used| Arc::ptr_eq(used, on)) {
                 *current = None;
             }
         }
@@ -94,12 +101,12 @@ impl ConnectionManager {
 
     /// The connection in use, or a new one.
     pub(super) async fn connection(&self) -> Result<Connection, LedgerError> {
-        if let Some(shared) = self.current().clone() {
+        if let Some(shared) = lock(&self.current).clone() {
             return Ok(shared);
         }
         let connecting = async {
             let _connecting = self.connecting.lock().await;
-            if let Some(shared) = self.current().clone() {
+            if let Some(shared) = lock(&self.current).clone() {
                 return Ok(shared);
             }
             let config = AsyncConnectionConfig::new()
@@ -108,18 +115,14 @@ impl ConnectionManager {
                 .set_pipeline_buffer_size(PIPELINE_CAPACITY);
             let client = self.client()?;
             let made = client.get_multiplexed_async_connection_with_config(&config).await;
-            let shared = Connection(Arc::new(made.map_err(|error| self.explain(&error))?));
-            *self.current() = Some(shared.clone());
+            let shared = Arc::new(made.map_err(|error| self.explain(&error))?);
+            *lock(&self.current) = Some(Arc::clone(&shared));
             Ok(shared)
         };
         match timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(made) => made,
             Err(_) => Err(self.error(format_args!("no connection within {CONNECT_TIMEOUT:?}"), UNREACHABLE)),
         }
-    }
-
-    fn current(&self) -> MutexGuard<'_, Option<Connection>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,8 +136,12 @@ const UNREACHABLE: &str = "start Redis, or correct host and port in ledger.url";
 
 /// Errors that say what went wrong and what to do.
 impl ConnectionManager {
-    fn error(&self, problem: impl fmt::Display, advice: &'static str) -> LedgerError {
+    pub(super) fn error(&self, problem: impl fmt::Display, advice: &'static str) -> LedgerError {
         LedgerError::new(&self.address, problem, advice)
+    }
+
+    fn unreadable_address(&self) -> LedgerError {
+        self.error("the address cannot be read", "correct ledger.url, as in redis://user:password@host:6379/0")
     }
 
     pub(super) fn explain(&self, error: &RedisError) -> LedgerError {
@@ -168,17 +175,6 @@ impl ConnectionManager {
         self.error(said, advice)
     }
 
-    pub(super) fn other_format(&self, found: &str, known: &str) -> LedgerError {
-        self.error(
-            format_args!("it has format {found:?}, and this version knows format {known}"),
-            "run the version that wrote it, or name another database in ledger.url",
-        )
-    }
-
-    pub(super) fn unreadable_entry(&self) -> LedgerError {
-        self.error("an entry cannot be read", "name a database in ledger.url that only the workers write to")
-    }
-
     pub(super) fn contended(&self) -> LedgerError {
         self.error(
             "other workers keep changing the same entry",
@@ -193,7 +189,7 @@ fn address(url: &SecretString) -> String {
         return "redis".to_owned();
     };
     let host = url.host_str().unwrap_or_default();
-    let port = url.port().unwrap_or(6379);
+    let port = url.port().unwrap_or(PORT);
     let database = match url.path().trim_matches('/') {
         "" => "0",
         database => database,

@@ -1,20 +1,24 @@
 //! Checks a Redis for `check`: what it says about itself, and whether the worker's commands work. Leaves nothing in it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use super::connection::{Connection, ConnectionManager, Query};
-use super::{FORMAT, PREFIX, SET_ABOUT, SET_ENTRY, prefix};
+use super::connection::{ConnectionManager, Query};
+use super::{PREFIX, RedisLedger, prefix};
+use crate::clock::Clock;
 use crate::config::SharedSecret;
-use crate::ledger::LedgerError;
+use crate::ledger::{AttemptResult, Change, ClaimId, Digest, Key, Ledger as _, LedgerError, Limits};
 
-/// After this many milliseconds Redis removes the test key of an interrupted check.
-const TEST_KEY_TTL: u64 = 10_000;
+/// If a check is interrupted, Redis removes its test entry after this time.
+const LIMITS: Limits = Limits { retention: Duration::from_secs(10), max_entries: 1 };
 
 /// What Redis says about itself in `INFO`. None where it does not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerInfo {
     /// Scheme, host, port and database, without user and password.
     pub address: String,
+    /// The IP address that was reached, and the others of its host.
+    pub reached: String,
     /// Its version.
     pub version: Option<String>,
     /// What it does when its memory is full, such as `noeviction`.
@@ -31,81 +35,53 @@ pub struct ServerInfo {
     pub entries: u64,
 }
 
-/// Connects, reads the ledger of a work queue, and writes test keys that it removes again.
-///
-/// # Errors
-/// What keeps a worker from using it.
+/// Connects, reads the ledger of a work queue, and writes test keys that it removes again. The error is what keeps a worker from
+/// using it.
 pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, LedgerError> {
-    let manager = ConnectionManager::new(url)?;
-    let connection = manager.connection().await?;
-    let mut look = redis::pipe();
-    let prefix = prefix(queue);
-    look.cmd("HGET").arg(format!("{prefix}about")).arg("format");
-    look.cmd("ZCARD").arg(format!("{prefix}index"));
-    let (format, entries): (Option<String>, u64) = manager.query_on(&connection, &Query::Pipeline(look)).await?;
-    if let Some(other) = format.filter(|format| format != FORMAT) {
-        return Err(manager.other_format(&other, FORMAT));
-    }
-    test_commands(&manager, &connection).await?;
+    let reached = ConnectionManager::new(url)?.reach().await?;
+    let ledger = RedisLedger::open(url, &prefix(queue), LIMITS, Clock::system(), true).await?;
+    let test = format!("{PREFIX}check:{}:", uuid::Uuid::now_v7());
+    let keys = ["1", "2"].map(|id| Key::new(queue, "check", id));
+    let mut remove = redis::cmd("DEL");
+    remove.arg(format!("{test}about")).arg(format!("{test}index"));
+    remove.arg(&keys.map(|key| format!("{test}entry:{key}")));
+    let remove = Query::Command(remove);
+    // First without keys: a user who may not remove them must not write them.
+    let _: i64 = ledger.query(&remove).await?;
+    let written = test_commands(url, &test, &keys).await;
+    // Also after a refusal: some of the keys may have been written before it.
+    let removed: Result<i64, LedgerError> = ledger.query(&remove).await;
+    written.and(removed.map(drop))?;
     // The worker does not need the right to `INFO`.
-    let info: String = manager.query_on(&connection, &Query::Command(redis::cmd("INFO"))).await.unwrap_or_default();
+    let info: String = ledger.query(&Query::Command(redis::cmd("INFO"))).await.unwrap_or_default();
     let said: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
     let text = |name: &str| said.get(name).map(|value| (*value).to_owned());
     let number = |name: &str| said.get(name).and_then(|value| value.parse().ok());
     let switch = |name: &str| said.get(name).map(|value| *value == "1");
     Ok(ServerInfo {
-        address: manager.address().to_owned(),
+        address: ledger.manager.address().to_owned(),
+        reached,
         version: text("redis_version"),
         policy: text("maxmemory_policy"),
         memory_limit: number("maxmemory"),
         memory_used: number("used_memory"),
         append_only: switch("aof_enabled"),
         cluster: switch("cluster_enabled"),
-        entries,
+        entries: ledger.entries(),
     })
 }
 
-/// Runs the worker's commands and scripts on test keys, and removes those. If the user lacks a right that the worker needs, this
-/// fails.
-async fn test_commands(manager: &ConnectionManager, connection: &Connection) -> Result<(), LedgerError> {
-    let prefix = format!("{PREFIX}check:{}:", uuid::Uuid::now_v7());
-    let keys = ["entry", "index", "about"].map(|name| format!("{prefix}{name}"));
-    let written = write_test_keys(manager, connection, &keys).await;
-    let mut remove = redis::cmd("DEL");
-    remove.arg(&keys);
-    // Also after a refusal: some of the keys may have been written before it.
-    let removed: Result<i64, LedgerError> = manager.query_on(connection, &Query::Command(remove)).await;
-    written.and(removed.map(drop))
-}
-
-async fn write_test_keys(
-    manager: &ConnectionManager,
-    connection: &Connection,
-    keys: &[String; 3],
-) -> Result<(), LedgerError> {
-    let [entry, index, about] = keys;
-    let mut first = redis::pipe();
-    first.cmd("HSETNX").arg(about).arg("id").arg("check").ignore();
-    first.cmd("HGETALL").arg(about);
-    first.cmd("ZREVRANGEBYSCORE").arg(index).arg("(+inf").arg("-inf").arg("LIMIT").arg(0).arg(1);
-    let _: (HashMap<String, String>, Vec<String>) = manager.query_on(connection, &Query::Pipeline(first)).await?;
-    let mut call = redis::cmd("EVAL");
-    call.arg(SET_ABOUT).arg(1).arg(about).arg("check").arg(0).arg(0).arg(0).arg("");
-    call.arg("check").arg(0).arg(0).arg(0).arg("").arg("");
-    let _: i64 = manager.query_on(connection, &Query::Command(call)).await?;
-    let mut call = redis::cmd("EVAL");
-    call.arg(SET_ENTRY).arg(3).arg(entry).arg(index).arg(about);
-    call.arg("check")
-        .arg("")
-        .arg("{}")
-        .arg("check")
-        .arg("0")
-        .arg(TEST_KEY_TTL)
-        .arg("0")
-        .arg("1")
-        .arg("1")
-        .arg(entry)
-        .arg("");
-    let _: (i64, String, u64) = manager.query_on(connection, &Query::Command(call)).await?;
+/// Opens a ledger under keys that nothing else uses, and does what the worker does. If the user lacks a right that the worker
+/// needs, this fails.
+async fn test_commands(url: &SharedSecret, prefix: &str, keys: &[Key]) -> Result<(), LedgerError> {
+    let clock = Clock::system();
+    let (id, digest, at) = (ClaimId(0), Digest::of(b"check"), clock.now());
+    let ledger = RedisLedger::open(url, prefix, LIMITS, clock, false).await?;
+    // The limit is one entry, so that the second one removes the first.
+    for key in keys {
+        let result = AttemptResult::Created;
+        ledger.change(key, Change::Finish { id, digest, result, attempts: 1, at, epoch: 0 }).await?;
+        ledger.find(key.prefix()).await?;
+    }
     Ok(())
 }

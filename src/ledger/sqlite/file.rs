@@ -4,7 +4,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rusqlite::ErrorCode;
 
@@ -53,13 +52,9 @@ impl LedgerFile {
         Self { path, location }
     }
 
-    pub(super) fn unknown() -> Self {
-        Self { path: PathBuf::new(), location: "file".to_owned() }
-    }
-
-    fn lock_path(&self) -> PathBuf {
+    fn with_suffix(&self, suffix: &str) -> PathBuf {
         let mut name = self.path.as_os_str().to_owned();
-        name.push(".lock");
+        name.push(suffix);
         name.into()
     }
 
@@ -67,17 +62,20 @@ impl LedgerFile {
     /// killed.
     pub(super) fn lock(&self) -> Result<Lock, LedgerError> {
         self.refuse_network()?;
-        let file = self.open_private(&self.lock_path())?;
+        let file = self.open_private(&self.with_suffix(".lock"))?;
         match file.try_lock() {
             Ok(()) => Ok(Lock(file)),
-            Err(fs::TryLockError::WouldBlock) => Err(self.in_use()),
+            Err(fs::TryLockError::WouldBlock) => Err(self.error(
+                "another process has it open",
+                "stop the other worker, or give each worker a file of its own in ledger.url",
+            )),
             Err(fs::TryLockError::Error(error)) => Err(self.io(&error)),
         }
     }
 
     /// Whether another process has the lock.
     pub(super) fn is_locked(&self) -> bool {
-        let Ok(file) = OpenOptions::new().read(true).open(self.lock_path()) else {
+        let Ok(file) = OpenOptions::new().read(true).open(self.with_suffix(".lock")) else {
             return false;
         };
         let locked = file.try_lock();
@@ -99,10 +97,8 @@ impl LedgerFile {
     /// The URI for reading the file. Without a -wal file no process has it open. It is then opened as immutable, which creates no
     /// other files and works on a read-only file system.
     pub(super) fn read_uri(&self) -> String {
-        let mut wal = self.path.as_os_str().to_owned();
-        wal.push("-wal");
         let path = self.path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
-        let immutable = if Path::new(&wal).exists() { "" } else { "?immutable=1" };
+        let immutable = if self.with_suffix("-wal").exists() { "" } else { "?immutable=1" };
         format!("file:{path}{immutable}")
     }
 
@@ -115,8 +111,7 @@ impl LedgerFile {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let folder = self.path.parent().and_then(|folder| fs::canonicalize(folder).ok());
         match folder.and_then(|folder| file_system(&mounts, &folder)) {
-            Some(kind) if NETWORK_FILE_SYSTEMS.contains(&kind.as_str()) => Err(LedgerError::new(
-                &self.location,
+            Some(kind) if NETWORK_FILE_SYSTEMS.contains(&kind.as_str()) => Err(self.error(
                 format_args!("it is on a network file system ({kind}), on which SQLite is not safe"),
                 "put it on a local disk or a block volume, or use redis://… in ledger.url",
             )),
@@ -124,50 +119,20 @@ impl LedgerFile {
         }
     }
 
-    pub(super) fn in_use(&self) -> LedgerError {
-        LedgerError::new(
-            &self.location,
-            "another process has it open",
-            "stop the other worker, or give each worker a file of its own in ledger.url",
-        )
-    }
-
-    pub(super) fn other_format(&self, found: i64, known: i64) -> LedgerError {
-        LedgerError::new(
-            &self.location,
-            format_args!("it has format {found}, and this version knows format {known}"),
-            "run the version that wrote it, or name another file in ledger.url",
-        )
-    }
-
-    pub(super) fn no_ledger(&self) -> LedgerError {
-        LedgerError::new(
-            &self.location,
-            "it is an SQLite database, but not a ledger of this worker",
-            "name another file in ledger.url",
-        )
+    pub(super) fn error(&self, problem: impl std::fmt::Display, advice: &'static str) -> LedgerError {
+        LedgerError::new(&self.location, problem, advice)
     }
 
     pub(super) fn missing(&self) -> LedgerError {
-        LedgerError::new(&self.location, "there is no such file", "set ledger.url to the worker's file")
+        self.error("there is no such file", "set ledger.url to the worker's file")
     }
 
     pub(super) fn damaged(&self, what: impl std::fmt::Display) -> LedgerError {
-        LedgerError::new(
-            &self.location,
+        self.error(
             format_args!("it is damaged: {what}"),
             "restore a backup, then run \"wolkvox-task-worker ledger renew-id\"; or move the file away: the worker then starts \
              an empty ledger and treats messages that were delivered before as in doubt",
         )
-    }
-
-    pub(super) fn slow(&self, limit: Duration) -> LedgerError {
-        let problem = format_args!("no answer within {} s", limit.as_secs()).to_string();
-        LedgerError::new(&self.location, problem, "look at the disk's load and health")
-    }
-
-    pub(super) fn stopped(&self) -> LedgerError {
-        LedgerError::new(&self.location, "its thread has ended", "restart the worker")
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "the standard library adds kinds")]
@@ -182,9 +147,9 @@ impl LedgerFile {
             }
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FULL,
             io::ErrorKind::IsADirectory => ("it is a folder", "name a file in ledger.url"),
-            _ => return LedgerError::new(&self.location, error, "look at the disk"),
+            _ => return self.error(error, "look at the disk"),
         };
-        LedgerError::new(&self.location, problem, advice)
+        self.error(problem, advice)
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "SQLite's own text is good enough for the others")]
@@ -208,10 +173,10 @@ impl LedgerFile {
             ErrorCode::DatabaseCorrupt => return self.damaged("SQLite finds it malformed"),
             _ => {
                 let text = text.clone().unwrap_or_else(|| failure.to_string());
-                return LedgerError::new(&self.location, text, "look at the disk");
+                return self.error(text, "look at the disk");
             }
         };
-        LedgerError::new(&self.location, problem, advice)
+        self.error(problem, advice)
     }
 }
 

@@ -19,10 +19,7 @@ pub enum FileState {
     InUse(u64),
 }
 
-/// Looks at the file at `path`. Blocks while the disk is read.
-///
-/// # Errors
-/// Why a worker cannot open it.
+/// Looks at the file at `path`. Blocks while the disk is read. The error is why a worker cannot open it.
 pub fn inspect(path: &Path) -> Result<FileState, LedgerError> {
     let file = LedgerFile::of(path);
     file.refuse_network()?;

@@ -10,7 +10,7 @@ use super::file::{LedgerFile, Lock};
 use super::row::{get, put};
 use crate::clock::Clock;
 use crate::ledger::entry::{apply, horizon};
-use crate::ledger::{About, Change, Changed, Entry, Key, KeyPrefix, LedgerError, Limits};
+use crate::ledger::{Change, Changed, Entry, Key, KeyPrefix, LedgerError, LedgerMetadata, Limits};
 
 /// Marks the file as a ledger (`PRAGMA application_id`): "WTWL".
 const APPLICATION_ID: i64 = 0x5754_574c;
@@ -18,7 +18,7 @@ const APPLICATION_ID: i64 = 0x5754_574c;
 const FORMAT: i64 = 1;
 /// For each operation of a batch, this many rows are checked for their age. At most as many are forgotten.
 const SWEPT_ROWS: u64 = 16;
-/// How exact [`About::last_change`] is. Writing it with each change costs too much.
+/// How exact [`LedgerMetadata::last_change`] is. Writing it with each change costs too much.
 const LAST_CHANGE_PRECISION: Duration = Duration::from_secs(60);
 /// The longest wait for another program's lock, in milliseconds.
 const BUSY_TIMEOUT: u64 = 2_000;
@@ -51,42 +51,25 @@ CREATE TABLE IF NOT EXISTS entry (
 ) STRICT;";
 
 /// An operation for the database's thread, and where its answer goes.
-pub(super) enum Operation {
-    Get { key: Key, reply: oneshot::Sender<Result<Option<Entry>, LedgerError>> },
-    Change { key: Key, change: Change, reply: oneshot::Sender<Result<Changed, LedgerError>> },
-    SetAbout { seen: About, about: About, reply: oneshot::Sender<Result<bool, LedgerError>> },
+pub(super) struct Operation {
+    pub(super) work: Work,
+    pub(super) reply: oneshot::Sender<Answer>,
 }
 
-/// The answer to an [`Operation`].
-pub(super) enum Answer {
-    Got(Option<Entry>),
-    Changed(Changed),
-    /// Whether what the ledger knows about itself was replaced.
-    AboutSet(bool),
-    /// The entry cannot be read. The other operations of the batch are not affected.
-    Refused(LedgerError),
+/// What an operation does.
+pub(super) enum Work {
+    /// Answers with [`Changed::Done`].
+    Get(Key),
+    Change(Key, Change),
+    /// Answers with [`Changed::Conflict`] if `seen` is not what the ledger knows about itself.
+    SetAbout {
+        seen: LedgerMetadata,
+        about: LedgerMetadata,
+    },
 }
 
-impl Operation {
-    /// Sends the answer, if the caller still waits for it.
-    pub(super) fn answer(self, answer: Answer) {
-        match (self, answer) {
-            (Self::Get { reply, .. }, Answer::Got(entry)) => drop(reply.send(Ok(entry))),
-            (Self::Change { reply, .. }, Answer::Changed(changed)) => drop(reply.send(Ok(changed))),
-            (Self::SetAbout { reply, .. }, Answer::AboutSet(is_set)) => drop(reply.send(Ok(is_set))),
-            (operation, Answer::Refused(error)) => operation.refuse(&error),
-            (operation, Answer::Got(_) | Answer::Changed(_) | Answer::AboutSet(_)) => drop(operation),
-        }
-    }
-
-    pub(super) fn refuse(self, error: &LedgerError) {
-        match self {
-            Self::Get { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Self::Change { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Self::SetAbout { reply, .. } => drop(reply.send(Err(error.clone()))),
-        }
-    }
-}
+/// An error concerns one operation: its entry cannot be read. The other operations of the batch are not affected.
+pub(super) type Answer = Result<Changed, LedgerError>;
 
 /// An open database. It holds the lock until it is closed.
 pub(super) struct Store {
@@ -94,8 +77,8 @@ pub(super) struct Store {
     file: LedgerFile,
     limits: Limits,
     clock: Clock,
-    about: About,
-    entries: u64,
+    pub(super) about: LedgerMetadata,
+    pub(super) entries: u64,
     /// The id of the last row that was checked for its age.
     swept: i64,
     /// The last field, so that the lock is freed after the connection is closed.
@@ -120,61 +103,49 @@ impl Store {
         Ok(Self { connection, file: file.clone(), limits, clock, about, entries, swept: 0, _lock: lock })
     }
 
-    pub(super) fn about(&self) -> &About {
-        &self.about
-    }
-
-    pub(super) fn entries(&self) -> u64 {
-        self.entries
-    }
-
     /// Carries out a batch in one transaction. It is durable when this returns. After an error nothing of the batch was done.
     pub(super) fn carry_out(&mut self, batch: &[Operation]) -> Result<Vec<Answer>, LedgerError> {
         let now = self.clock.now();
         let file = self.file.clone();
         let explain = |error: rusqlite::Error| file.explain(&error);
-        if batch.iter().all(|operation| matches!(operation, Operation::Get { .. })) {
-            let got = batch.iter().map(|operation| match operation {
-                Operation::Get { key, .. } => self.got(get(&self.connection, &file, key), now),
-                Operation::Change { .. } | Operation::SetAbout { .. } => Answer::Got(None),
-            });
-            return Ok(got.collect());
-        }
-        let transaction =
-            Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate).map_err(explain)?;
+        let only_reads = batch.iter().all(|operation| matches!(operation.work, Work::Get(_)));
+        // A deferred transaction does not wait for another program's lock, unless it writes.
+        let behavior = if only_reads { TransactionBehavior::Deferred } else { TransactionBehavior::Immediate };
+        let transaction = Transaction::new_unchecked(&self.connection, behavior).map_err(explain)?;
         let (mut about, mut entries, mut swept) = (self.about.clone(), self.entries, self.swept);
         let mut answers = Vec::with_capacity(batch.len());
         for operation in batch {
-            answers.push(match operation {
-                Operation::Get { key, .. } => self.got(get(&transaction, &file, key), now),
-                Operation::Change { key, change, .. } => match get(&transaction, &file, key) {
+            answers.push(match &operation.work {
+                Work::Get(key) => {
+                    get(&transaction, &file, key).map(|stored| Changed::Done(self.unexpired(stored, now)))
+                }
+                Work::Change(key, change) => match get(&transaction, &file, key) {
                     Ok(stored) => {
                         let is_new = stored.is_none();
                         let (after, changed) = apply(self.unexpired(stored, now), change);
                         if let Some(after) = &after {
                             put(&transaction, key, after, is_new).map_err(explain)?;
                             entries += u64::from(is_new);
-                            if about
-                                .last_change
-                                .is_none_or(|at| now.duration_since(at).unsigned_abs() > LAST_CHANGE_PRECISION)
-                            {
+                            let age = about.last_change.map(|at| now.duration_since(at).unsigned_abs());
+                            if age.is_none_or(|age| age > LAST_CHANGE_PRECISION) {
                                 about.last_change = Some(now);
                                 put_about(&transaction, &about).map_err(explain)?;
                             }
                         }
-                        Answer::Changed(changed)
+                        Ok(changed)
                     }
-                    Err(error) => Answer::Refused(error),
+                    Err(error) => Err(error),
                 },
-                Operation::SetAbout { seen, about: new, .. } => {
-                    let is_same = about.proves_the_same(seen);
-                    if is_same {
-                        about = About { last_change: about.last_change, ..new.clone() };
-                        put_about(&transaction, &about).map_err(explain)?;
-                    }
-                    Answer::AboutSet(is_same)
+                Work::SetAbout { seen, about: new } if about.proves_the_same(seen) => {
+                    about = LedgerMetadata { last_change: about.last_change, ..new.clone() };
+                    put_about(&transaction, &about).map_err(explain)?;
+                    Ok(Changed::Done(None))
                 }
+                Work::SetAbout { .. } => Ok(Changed::Conflict(None)),
             });
+        }
+        if only_reads {
+            return Ok(answers);
         }
         let looked_at = SWEPT_ROWS * batch.len() as u64;
         let forgotten = sweep(&transaction, self.limits, now, entries, looked_at, &mut swept).map_err(explain)?;
@@ -182,10 +153,6 @@ impl Store {
         (self.about, self.swept) = (about, swept);
         self.entries = entries.saturating_sub(forgotten);
         Ok(answers)
-    }
-
-    fn got(&self, entry: Result<Option<Entry>, LedgerError>, now: Timestamp) -> Answer {
-        entry.map_or_else(Answer::Refused, |entry| Answer::Got(self.unexpired(entry, now)))
     }
 
     fn unexpired(&self, entry: Option<Entry>, now: Timestamp) -> Option<Entry> {
@@ -205,8 +172,14 @@ fn check_format(connection: &Connection, file: &LedgerFile) -> Result<(), Ledger
     let (program, format): (i64, i64) = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
     match (program, format) {
         (APPLICATION_ID, FORMAT) => Ok(()),
-        (APPLICATION_ID, other) => Err(file.other_format(other, FORMAT)),
-        _ => Err(file.no_ledger()),
+        (APPLICATION_ID, other) => Err(file.error(
+            format_args!("it has format {other}, and this version knows format {FORMAT}"),
+            "run the version that wrote it, or name another file in ledger.url",
+        )),
+        _ => {
+            Err(file
+                .error("it is an SQLite database, but not a ledger of this worker", "name another file in ledger.url"))
+        }
     }
 }
 
@@ -220,27 +193,23 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn make_tables(connection: &mut Connection) -> rusqlite::Result<(About, u64)> {
+fn make_tables(connection: &mut Connection) -> rusqlite::Result<(LedgerMetadata, u64)> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
-    let first = About::new();
-    transaction.execute(
-        "INSERT OR IGNORE INTO about VALUES (1, ?1, ?2, ?3, ?4, ?5, NULL)",
-        params![first.id, first.proves_unsent, first.other_owner, first.epoch, first.identities],
-    )?;
+    transaction.execute("INSERT OR IGNORE INTO about VALUES (1, ?1, 0, 0, 0, '', NULL)", [LedgerMetadata::new().id])?;
     let about = read_about(&transaction)?;
     let entries: i64 = transaction.query_row("SELECT count(*) FROM entry", [], |row| row.get(0))?;
     transaction.commit()?;
     Ok((about, entries.unsigned_abs()))
 }
 
-fn read_about(connection: &Connection) -> rusqlite::Result<About> {
+fn read_about(connection: &Connection) -> rusqlite::Result<LedgerMetadata> {
     let select = "SELECT id, proves_unsent, other_owner, epoch, identities, last_change FROM about";
     connection.query_row(select, [], |row| {
         let last_change: Option<i64> = row.get(5)?;
-        Ok(About {
+        Ok(LedgerMetadata {
             id: row.get(0)?,
             proves_unsent: row.get(1)?,
             other_owner: row.get(2)?,
@@ -251,7 +220,7 @@ fn read_about(connection: &Connection) -> rusqlite::Result<About> {
     })
 }
 
-fn put_about(connection: &Connection, about: &About) -> rusqlite::Result<()> {
+fn put_about(connection: &Connection, about: &LedgerMetadata) -> rusqlite::Result<()> {
     let mut put = connection.prepare_cached(
         "UPDATE about SET id = ?1, proves_unsent = ?2, other_owner = ?3, epoch = ?4, identities = ?5, last_change = ?6 \
          WHERE one = 1",
@@ -328,7 +297,10 @@ pub(super) fn find(file: &LedgerFile, prefix: KeyPrefix) -> Result<Option<Entry>
 }
 
 /// Reads from another process: what the ledger knows about itself, the number of entries, and the entries of `keys`.
-pub(super) fn read_only(file: &LedgerFile, keys: &[Key]) -> Result<(About, u64, Vec<Option<Entry>>), LedgerError> {
+pub(super) fn read_only(
+    file: &LedgerFile,
+    keys: &[Key],
+) -> Result<(LedgerMetadata, u64, Vec<Option<Entry>>), LedgerError> {
     let connection = open_to_read(file)?;
     let explain = |error: rusqlite::Error| file.explain(&error);
     check_format(&connection, file)?;

@@ -209,7 +209,7 @@ async fn renewed_ledger_has_another_id_and_proves_nothing() {
 
     let fixture = open_fixture(&path).await;
     fixture.create("a", 1).await;
-    let proven = crate::ledger::About { proves_unsent: true, epoch: 4, ..fixture.ledger.about() };
+    let proven = crate::ledger::LedgerMetadata { proves_unsent: true, epoch: 4, ..fixture.ledger.about() };
     fixture.ledger.set_about(fixture.ledger.about(), proven.clone()).await.unwrap();
     let error = renew().await.unwrap_err().to_string();
     assert!(error.contains("another process has it open"), "{error}");
@@ -241,11 +241,10 @@ async fn reader_sees_written_entries_and_creates_no_file() {
     let keys = [key("a"), key("c"), key("b")];
     let expected = vec![fixture.get("a").await, None, fixture.get("b").await];
     let about = fixture.ledger.about();
-    let lookup = reader.get(&keys).await.unwrap();
-    assert_eq!((&lookup.entries, &lookup.about), (&expected, &about));
+    let expected = (about, expected);
+    assert_eq!(reader.get(&keys).await.unwrap(), expected);
     drop(fixture);
-    let lookup = reader.get(&keys).await.unwrap();
-    assert_eq!((lookup.entries, lookup.about), (expected, about));
+    assert_eq!(reader.get(&keys).await.unwrap(), expected);
     assert!(!with_suffix(&path, "-wal").exists() && !with_suffix(&path, "-shm").exists());
 }
 
@@ -259,7 +258,7 @@ async fn unusable_ledger_paths_say_why_and_what_to_do() {
     let odd = folder.file("a ?mode=ro&x#y%25 'ñ'");
     claim_first(&open(&odd).await, 0).await.unwrap();
     let reader = ReadOnlyLedger::open(&config(&odd)).await.unwrap();
-    assert!(reader.get(&[key(0_u32.to_be_bytes())]).await.unwrap().entries[0].is_some());
+    assert!(reader.get(&[key(0_u32.to_be_bytes())]).await.unwrap().1[0].is_some());
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 2, "the file and its lock");
 }
 
@@ -290,15 +289,14 @@ async fn lock_of_another_program_is_waited_for_and_then_reported() {
 
 #[tokio::test]
 async fn full_disk_is_reported_and_writes_continue_when_there_is_room() {
-    use super::store::{Operation, Store};
+    use super::store::{Operation, Store, Work};
     let folder = Folder::new();
     let file = super::file::LedgerFile::of(&folder.file("ledger"));
     let mut store = Store::open(&file, LONG_RETENTION, FakeClock::new().clock()).unwrap();
     let claims = |ids: std::ops::Range<u32>| -> Vec<Operation> {
         let claim = |id: u32| Change::Claim { expected: None, new: first(id.into(), FakeClock::new().now()) };
-        ids.map(|id| Operation::Change {
-            key: key(id.to_be_bytes()),
-            change: claim(id),
+        ids.map(|id| Operation {
+            work: Work::Change(key(id.to_be_bytes()), claim(id)),
             reply: tokio::sync::oneshot::channel().0,
         })
         .collect()
@@ -307,10 +305,10 @@ async fn full_disk_is_reported_and_writes_continue_when_there_is_room() {
     store.connection.pragma_update(None, "max_page_count", 1).unwrap();
     let error = store.carry_out(&claims(10..1000)).err().unwrap().to_string();
     assert!(error.contains("the disk is full; make room on the disk, or lower ledger.max_entries"), "{error}");
-    assert_eq!(store.entries(), 10, "nothing of the batch was done");
+    assert_eq!(store.entries, 10, "nothing of the batch was done");
     store.connection.pragma_update(None, "max_page_count", u32::MAX - 1).unwrap();
     store.carry_out(&claims(10..500)).unwrap();
-    assert_eq!(store.entries(), 500);
+    assert_eq!(store.entries, 500);
     drop(store);
     assert_eq!(count_entries(&open(&file.path).await, 1000).await, 500);
 }
@@ -330,5 +328,5 @@ async fn conflicting_claim_does_not_fail_its_batch() {
     join_all(mixed).await;
     fixture.finish("a", 1, AttemptResult::Created).await;
     assert!(fixture.is_created("a").await);
-    assert_eq!(fixture.ledger.len(), 11);
+    assert_eq!(fixture.ledger.entries(), 11);
 }

@@ -102,7 +102,7 @@ fn without_fraction(text: &str) -> Option<&str> {
 
 /// An offset as written; it may not exist.
 struct Written {
-    negative: bool,
+    is_negative: bool,
     hours: i32,
     minutes: i32,
 }
@@ -113,15 +113,17 @@ impl Written {
             return None;
         }
         let seconds = (self.hours * 60 + self.minutes) * 60;
-        Offset::from_seconds(if self.negative { -seconds } else { seconds }).ok()
+        Offset::from_seconds(if self.is_negative { -seconds } else { seconds }).ok()
     }
 }
 
 /// The forms of ISO 8601: nothing, `Z`, `±HH:MM`, `±HHMM` and `±HH`. The outer option says whether the form is known.
 fn offset(text: &str) -> Option<Option<Written>> {
-    let negative = match text.as_bytes().first() {
+    let is_negative = match text.as_bytes().first() {
         None => return Some(None),
-        Some(b'Z' | b'z') if text.len() == 1 => return Some(Some(Written { negative: false, hours: 0, minutes: 0 })),
+        Some(b'Z' | b'z') if text.len() == 1 => {
+            return Some(Some(Written { is_negative: false, hours: 0, minutes: 0 }));
+        }
         Some(b'+') => false,
         Some(b'-') => true,
         Some(_) => return None,
@@ -136,5 +138,5 @@ fn offset(text: &str) -> Option<Option<Written>> {
     if !hours.bytes().chain(minutes.bytes()).all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    Some(Some(Written { negative, hours: hours.parse().ok()?, minutes: minutes.parse().ok()? }))
+    Some(Some(Written { is_negative, hours: hours.parse().ok()?, minutes: minutes.parse().ok()? }))
 }

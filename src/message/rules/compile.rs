@@ -11,7 +11,7 @@ use super::moment::Calendar;
 use super::template::Template;
 use super::value::Value;
 use super::{Field, Rule, Rules, condition, digest, field_value, fixed, pattern};
-use crate::config::{self, Action, Events, Problem, RuleText, Scalar};
+use crate::config::{self, Events, Problem, RuleAction, RuleText, Scalar};
 use crate::message::payload::Mapping;
 use crate::message::task::FIELDS;
 use crate::suggest::suggest;
@@ -51,7 +51,7 @@ fn compile(events: &Events, task: &config::Task, timezone: &TimeZone) -> Result<
 /// Two digests: of all rules, and of the parts that decide which message gets which id.
 fn digests(events: &Events, timezone: &TimeZone) -> (Arc<str>, Arc<str>) {
     let choice = |rule: &RuleText| {
-        let is_skip = rule.action == Action::Skip;
+        let is_skip = rule.action == RuleAction::Skip;
         format!("{:?}", (&rule.routing_key, &rule.when, &rule.message_id, is_skip))
     };
     let mut choices: Vec<String> = events.rules.iter().map(choice).collect();
@@ -80,11 +80,11 @@ impl RuleProblems<'_> {
         self.problems.push(Problem::new(key, &self.rule.source, message));
     }
 
-    /// Returns the template unless its syntax is wrong, and notes its faults.
+    /// Returns the template unless its syntax is wrong, and notes its problems.
     fn template(&mut self, place: &str, template: Result<Template, String>) -> Option<Template> {
         match template {
             Ok(template) => {
-                template.faults().into_iter().for_each(|fault| self.add(place, fault));
+                template.problems().into_iter().for_each(|problem| self.add(place, problem));
                 Some(template)
             }
             Err(message) => {
@@ -125,13 +125,13 @@ fn rule(text: &RuleText, mut notes: RuleProblems<'_>) -> Option<Rule> {
     let condition = text.when.as_deref().and_then(|source| when(source, &mut notes));
     let message_id = text.message_id.as_deref().and_then(|source| message_id(source, &mut notes));
     let fields = match &text.action {
-        Action::Skip => {
+        RuleAction::Skip => {
             if text.message_id.is_some() {
                 notes.add("message_id", "is not needed with action = \"skip\"");
             }
             None
         }
-        Action::Task(given) => {
+        RuleAction::Task(given) => {
             let templates = fields(given, &mut notes);
             Some(in_order(templates, &mut notes)?)
         }

@@ -9,7 +9,7 @@ use super::work::FailureReason;
 
 /// The result of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Tried {
+pub(super) enum ConditionResult {
     /// The rule matches the message.
     True,
     /// The rule does not match. Holds the part of the expression that decided this.
@@ -20,7 +20,7 @@ pub(super) enum Tried {
 ///
 /// # Errors
 /// A value that is compared is missing, or cannot be compared; or the result is neither true nor false.
-pub(super) fn try_on(condition: &Template, context: &Context) -> Result<Tried, FailureReason> {
+pub(super) fn try_on(condition: &Template, context: &Context) -> Result<ConditionResult, FailureReason> {
     let Some(node) = condition.node() else {
         return Err("the condition is not an expression".into());
     };
@@ -29,8 +29,8 @@ pub(super) fn try_on(condition: &Template, context: &Context) -> Result<Tried, F
     let value = result.map_err(|trouble| condition.explain(&trouble))?;
     let part = condition.piece(decided.start, decided.end);
     match value {
-        Value::Bool(true) => Ok(Tried::True),
-        Value::Bool(false) => Ok(Tried::False(part.to_owned())),
+        Value::Bool(true) => Ok(ConditionResult::True),
+        Value::Bool(false) => Ok(ConditionResult::False(part.to_owned())),
         Value::Null => Err(FailureReason::Missing(format!("{part} is null"))),
         other => match condition.missing(&other) {
             Some(fail) => Err(fail),

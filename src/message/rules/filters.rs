@@ -24,7 +24,7 @@ const fn filter(name: &'static str, parameters: &'static [Parameter], apply: App
 }
 
 /// The most characters that `truncate` keeps.
-const MOST: i128 = 262_144;
+const MAX_CHARACTERS: i128 = 262_144;
 /// The most digits after the point.
 const DIGITS: i128 = 15;
 const DAYS: i128 = dates::MAX_BUSINESS_DAYS;
@@ -44,7 +44,7 @@ const WORK_BY_FUNCTIONS: &[Filter] = &[
     filter("at", &[needed("time", ParameterType::Time)], dates::at),
     filter("in_timezone", &[needed("timezone", ParameterType::Zone)], dates::in_timezone),
     filter("format", &[needed("form", ParameterType::WrittenForm)], dates::format),
-    filter("truncate", &[needed("length", ParameterType::Whole(1, MOST))], texts::truncate),
+    filter("truncate", &[needed("length", ParameterType::Whole(1, MAX_CHARACTERS))], texts::truncate),
     filter("digits", &[], texts::digits),
     filter(
         "regex_replace",

@@ -7,14 +7,14 @@ use serde_json::{Map, Value, json};
 use super::FieldValue;
 use crate::config::{Scalar, UnknownFields};
 use crate::message::payload::Mapping;
-use crate::message::task::{self, Problem};
+use crate::message::task::{self, FieldProblem};
 
 /// The problems that every task of a rule has. Fields that depend on the message get a valid placeholder.
 pub(super) fn problems(
     mapping: &Mapping,
     given: &BTreeMap<String, Scalar>,
     fixed: &BTreeMap<&'static str, Option<FieldValue>>,
-) -> Vec<Problem> {
+) -> Vec<FieldProblem> {
     let mut message: Map<String, Value> = Map::new();
     for name in given.keys() {
         message.insert(name.clone(), stand_in(name));

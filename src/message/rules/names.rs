@@ -45,7 +45,7 @@ pub(super) fn members(variable: &str) -> Option<&'static [&'static str]> {
 
 /// An error and its place in a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct TemplateProblem {
     /// Byte of the template.
     pub(super) offset: usize,
     /// What is wrong there.
@@ -60,9 +60,9 @@ pub(super) struct Names {
     /// Other fields of the task.
     pub(super) fields: Vec<String>,
     /// What is wrong.
-    pub(super) faults: Vec<Fault>,
+    pub(super) problems: Vec<TemplateProblem>,
     /// Whether this is the condition `when`, in which not every variable can be used.
-    pub(super) in_condition: bool,
+    pub(super) is_condition: bool,
 }
 
 /// Filters of other languages, and what to write instead.
@@ -78,8 +78,8 @@ const OTHER_FILTERS: [(&str, &str); 8] = [
 ];
 
 impl Names {
-    pub(super) fn fault(&mut self, offset: usize, message: impl Into<String>) {
-        self.faults.push(Fault { offset, message: message.into() });
+    pub(super) fn report(&mut self, offset: usize, message: impl Into<String>) {
+        self.problems.push(TemplateProblem { offset, message: message.into() });
     }
 
     /// Notes a variable; `None` if it does not exist.
@@ -87,7 +87,7 @@ impl Names {
         let known = VARIABLES.into_iter().find(|known| *known == name);
         match known {
             Some("task") => {
-                self.fault(offset, "task needs the name of another field: task.completion_date, for example")
+                self.report(offset, "task needs the name of another field: task.completion_date, for example")
             }
             Some(known) => {
                 self.variables.insert(known);
@@ -95,10 +95,10 @@ impl Names {
             None if crate::message::task::FIELDS.contains(&name) => {
                 let message =
                     format!("{name} is not a variable; use body.{name} for the event's, task.{name} for the task's");
-                self.fault(offset, message);
+                self.report(offset, message);
             }
             None => {
-                let is_there = |known: &&str| !(self.in_condition && matches!(*known, "task" | "reference"));
+                let is_there = |known: &&str| !(self.is_condition && matches!(*known, "task" | "reference"));
                 let known: Vec<&str> = VARIABLES.into_iter().filter(is_there).collect();
                 self.unknown("variable", name, &known, offset);
             }
@@ -115,11 +115,11 @@ impl Names {
     pub(super) fn unknown(&mut self, what: &str, name: &str, known: &[&str], offset: usize) {
         let theirs = |(other, _): &&(&str, &str)| *other == name;
         if what == "variable" && ["null", "nil", "undefined"].contains(&name) {
-            self.fault(offset, format!("{name} is not a variable; write: is defined, or: is not defined"));
+            self.report(offset, format!("{name} is not a variable; write: is defined, or: is not defined"));
             return;
         }
         if let Some((_, ours)) = OTHER_FILTERS.iter().find(theirs).filter(|_| what == "filter") {
-            self.fault(offset, format!("{name} is not a filter; write {ours}"));
+            self.report(offset, format!("{name} is not a filter; write {ours}"));
             return;
         }
         let hint = match suggest(name, known.iter().copied()) {
@@ -133,21 +133,21 @@ impl Names {
                 format!("there are {}; {own}", known.join(", "))
             }
         };
-        self.fault(offset, format!("{name} is not a {what}; {hint}"));
+        self.report(offset, format!("{name} is not a {what}; {hint}"));
     }
 
     /// `body.closed-at` is a subtraction for the parser.
     pub(super) fn explain_hyphens(&mut self, source: &str) {
-        for fault in &mut self.faults {
-            let before = source.get(..fault.offset).unwrap_or_default();
+        for problem in &mut self.problems {
+            let before = source.get(..problem.offset).unwrap_or_default();
             let Some(rest) = before.strip_suffix('-') else { continue };
             let is_name = |c: char| c.is_alphanumeric() || c == '_';
             let key = rest.rsplit(|c| !is_name(c)).next().unwrap_or_default();
             let is_member = rest.strip_suffix(key).is_some_and(|path| path.ends_with('.'));
-            if is_member && fault.message.contains("is not a variable") {
+            if is_member && problem.message.contains("is not a variable") {
                 let name: String =
-                    source.get(fault.offset..).unwrap_or_default().chars().take_while(|c| is_name(*c)).collect();
-                fault.message = format!("a key with a hyphen is written in brackets: ['{key}-{name}']");
+                    source.get(problem.offset..).unwrap_or_default().chars().take_while(|c| is_name(*c)).collect();
+                problem.message = format!("a key with a hyphen is written in brackets: ['{key}-{name}']");
             }
         }
     }

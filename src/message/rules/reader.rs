@@ -41,8 +41,8 @@ impl<'s> Reader<'s> {
         Self { source, names: Names::default(), local: Vec::new(), depth: 0, uses_loop: false }
     }
 
-    fn fault(&mut self, offset: usize, message: impl Into<String>) {
-        self.names.fault(offset, message);
+    fn report(&mut self, offset: usize, message: impl Into<String>) {
+        self.names.report(offset, message);
     }
 
     /// Reads an expression.
@@ -50,7 +50,7 @@ impl<'s> Reader<'s> {
         let span = parsed.span();
         if self.depth == MAX_DEPTH {
             let message = format!("more than {MAX_DEPTH} parts are nested or chained; divide the template");
-            self.fault(start(span), message);
+            self.report(start(span), message);
         }
         if self.depth >= MAX_DEPTH {
             return Node { start: start(span), end: end(span), expr: Expr::Constant(Value::Null) };
@@ -76,7 +76,7 @@ impl<'s> Reader<'s> {
             Parsed::Const(constant) => Expr::Constant(self.constant(&constant.value, constant.span())),
             Parsed::Slice(slice) => {
                 if let Some(step) = &slice.step {
-                    self.fault(start(step.span()), "a slice has no steps; use | reverse to turn a list around");
+                    self.report(start(step.span()), "a slice has no steps; use | reverse to turn a list around");
                 }
                 let of = self.part(&slice.expr);
                 Expr::Slice(of, self.optional(slice.start.as_ref()), self.optional(slice.stop.as_ref()))
@@ -190,7 +190,7 @@ impl<'s> Reader<'s> {
             BinOpKind::FloorDiv => Expr::Calculate(Arithmetic::DivideWhole, left, right),
             BinOpKind::Rem => Expr::Calculate(Arithmetic::Remainder, left, right),
             BinOpKind::Pow => {
-                self.fault(offset, "the operator ** is not available");
+                self.report(offset, "the operator ** is not available");
                 Expr::Constant(Value::Null)
             }
         }

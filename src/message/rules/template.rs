@@ -6,7 +6,7 @@ use minijinja::syntax::SyntaxConfig;
 use super::context::Context;
 use super::evaluate::{Evaluation, EvaluationError, missing};
 use super::explain::{self, Column};
-use super::names::{Fault, Names};
+use super::names::{Names, TemplateProblem};
 use super::reader::Reader;
 use super::tree::{Node, Stmt};
 use super::value::Value;
@@ -62,7 +62,7 @@ impl Template {
         check_length(source)?;
         let parsed: ast::Expr<'_> = parse_expr(source).map_err(|error| explain::syntax(&error, source))?;
         let mut reader = Reader::new(source);
-        reader.names.in_condition = true;
+        reader.names.is_condition = true;
         let node = reader.expression(&parsed);
         Ok(Self::with(source, Form::Whole(node), reader.names))
     }
@@ -79,13 +79,14 @@ impl Template {
 
     /// Whether its value is the same for every message.
     pub(super) fn is_constant(&self) -> bool {
-        self.names.variables.is_empty() && self.names.faults.is_empty()
+        self.names.variables.is_empty() && self.names.problems.is_empty()
     }
 
-    /// Each fault with its column.
-    pub(super) fn faults(&self) -> Vec<String> {
-        let shown = |fault: &Fault| format!("column {}: {}", Column(&self.source, fault.offset), fault.message);
-        self.names.faults.iter().map(shown).collect()
+    /// Each problem with its column.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let shown =
+            |problem: &TemplateProblem| format!("column {}: {}", Column(&self.source, problem.offset), problem.message);
+        self.names.problems.iter().map(shown).collect()
     }
 
     /// The expression, if the template is a single one.

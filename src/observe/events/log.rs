@@ -1,11 +1,13 @@
 //! The log line of a settled message.
 
-use super::{Settled, millis};
+use super::{SettledDelivery, millis};
+use crate::broker::topology::HOLD_QUEUE_DELAY;
+use crate::duration;
 use crate::message::disposition::Disposition;
 use crate::message::disposition::Settlement;
 
 /// Writes one line for each settled message. A created task needs no reason.
-pub(super) fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str) {
+pub(super) fn log_settled(settled: &SettledDelivery<'_>, message_id: &str, outcome: &str) {
     let (rule, attempts, duration_ms) = (settled.rule, settled.attempts, millis(settled.duration));
     // People search for a task's message with the reference.
     let reference = settled.reference.map(tracing::field::display);
@@ -37,16 +39,29 @@ pub(super) fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str
             );
         }
         Disposition::Retry(delay) => {
-            let (reason, next, round) = (settled.reason, crate::duration::format(*delay), settled.round);
-            tracing::info!(message_id, reference, rule, outcome, attempts, duration_ms, reason, next, round, "settled");
+            let (reason, to, round) = (settled.reason, settled.to, settled.round);
+            let next = duration::format(*delay);
+            tracing::info!(
+                message_id,
+                reference,
+                rule,
+                outcome,
+                attempts,
+                duration_ms,
+                reason,
+                to,
+                next,
+                round,
+                "settled"
+            );
         }
-        Disposition::Hold | Disposition::Requeue => {
-            let why = if settled.disposition == &Disposition::Hold {
-                "the gate was closed, or another delivery had the message, for as long as gate.hold"
-            } else {
-                "the worker stops, or its connection to RabbitMQ is gone"
-            };
-            let reason = settled.reason.unwrap_or(why);
+        Disposition::Hold => {
+            let why = "the gate was closed, or another delivery had the message, for as long as gate.hold";
+            let (reason, to, next) = (settled.reason.unwrap_or(why), settled.to, duration::format(HOLD_QUEUE_DELAY));
+            tracing::info!(message_id, reference, rule, outcome, attempts, duration_ms, reason, to, next, "settled");
+        }
+        Disposition::Requeue => {
+            let reason = settled.reason.unwrap_or("the worker stops, or its connection to RabbitMQ is gone");
             tracing::info!(message_id, reference, rule, outcome, attempts, duration_ms, reason, "settled");
         }
         Disposition::Skip(rule) => {

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::visible;
+
 /// The most lines in the queue.
-const WAITING: usize = 2_048;
-/// The longest line, in bytes. With [`WAITING`] this limits the memory to 16 MiB.
-const LONGEST: usize = 8 << 10;
+const MAX_QUEUED_LINES: usize = 2_048;
+/// The longest line, in bytes. With [`MAX_QUEUED_LINES`] this limits the memory to 16 MiB.
+const MAX_LINE_BYTES: usize = 8 << 10;
 /// Time limit of [`Lines::flush`] when nobody reads the log.
-const FLUSH: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 enum Item {
     Line(Vec<u8>),
@@ -32,7 +34,7 @@ impl Lines {
     /// Starts the thread that writes to `out`. After a loss it calls `on_loss` with the number of lost lines as soon as it
     /// can write again.
     pub(super) fn start(out: impl Write + Send + 'static, on_loss: impl Fn(u64) + Send + 'static) -> io::Result<Self> {
-        Self::with_capacity(WAITING, out, on_loss)
+        Self::with_capacity(MAX_QUEUED_LINES, out, on_loss)
     }
 
     fn with_capacity(
@@ -65,9 +67,9 @@ impl Lines {
                     std::sync::mpsc::TrySendError::Disconnected(_) => return,
                 },
             };
-            std::thread::sleep(FLUSH / 20);
+            std::thread::sleep(FLUSH_TIMEOUT / 20);
         }
-        let _: Result<(), RecvTimeoutError> = wait.recv_timeout(FLUSH);
+        let _: Result<(), RecvTimeoutError> = wait.recv_timeout(FLUSH_TIMEOUT);
     }
 
     fn push(&self, line: &[u8]) {
@@ -80,28 +82,16 @@ impl Lines {
 /// A line of limited length, without characters that change how a terminal shows it.
 fn cut(line: &[u8]) -> Vec<u8> {
     let Ok(text) = std::str::from_utf8(line) else {
-        return line.get(..LONGEST).unwrap_or(line).to_vec();
+        return line.get(..MAX_LINE_BYTES).unwrap_or(line).to_vec();
     };
-    let mut visible = String::with_capacity(text.len());
-    for c in text.chars() {
-        match is_deceptive(c) {
-            // The escape of JSON; it is readable in text, too.
-            true => visible.push_str(&format!("\\u{:04x}", u32::from(c))),
-            false => visible.push(c),
-        }
-    }
-    if visible.len() > LONGEST {
+    // The escape of JSON is readable in text, too.
+    let mut visible = visible::log_line(text);
+    if visible.len() > MAX_LINE_BYTES {
         // A JSON object that is cut is not JSON any more. Collectors read the line as text, and people see the reason.
-        visible.truncate(visible.floor_char_boundary(LONGEST));
+        visible.truncate(visible.floor_char_boundary(MAX_LINE_BYTES));
         visible.push_str("… (cut off)\n");
     }
     visible.into_bytes()
-}
-
-/// C1 control characters, which some terminals obey, and characters that change the direction of text or are invisible.
-fn is_deceptive(c: char) -> bool {
-    matches!(c, '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
 fn write(waiting: &Receiver<Item>, mut out: impl Write, lost: &AtomicU64, on_loss: impl Fn(u64)) {
@@ -210,12 +200,13 @@ mod tests {
 
     #[test]
     fn lines_are_cut_and_deceptive_characters_escaped() {
-        let line = "{\"id\":\"a\u{202e}gnp.exe\u{9b}2J\u{200b}\u{2066}\u{feff}ñ👩\"}\n";
+        let line = "{\"id\":\"a\u{202e}gnp.exe\u{9b}2J\u{200b}\u{2066}\u{feff}\u{e0041}\u{180e}ñ👩\"}\n";
         let written = String::from_utf8(cut(line.as_bytes())).unwrap();
-        assert_eq!(written, "{\"id\":\"a\\u202egnp.exe\\u009b2J\\u200b\\u2066\\ufeffñ👩\"}\n");
+        assert_eq!(written, "{\"id\":\"a\\u202egnp.exe\\u009b2J\\u200b\\u2066\\ufeff\\udb40\\udc41\\u180eñ👩\"}\n");
         let read: serde_json::Value = serde_json::from_str(&written).unwrap();
         assert_eq!(read, serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let long = String::from_utf8(cut("€".repeat(LONGEST).as_bytes())).unwrap();
-        assert!(long.len() < LONGEST + 32 && long.ends_with("… (cut off)\n"));
+        assert_eq!(cut(b"\x1b[32mINFO\x1b[0m\ta\n"), b"\x1b[32mINFO\x1b[0m\ta\n", "the colours of a terminal");
+        let long = String::from_utf8(cut("€".repeat(MAX_LINE_BYTES).as_bytes())).unwrap();
+        assert!(long.len() < MAX_LINE_BYTES + 32 && long.ends_with("… (cut off)\n"));
     }
 }

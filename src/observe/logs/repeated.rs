@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use crate::clock::{Clock, rfc3339};
 
 /// Interval at which a lasting failure is logged.
-const EVERY: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// The most different reasons that are logged at once. Further ones wait for the next minute.
-const REASONS: usize = 8;
+const MAX_REASONS: usize = 8;
 
 /// Counts the failures of one thing, such as a connection.
 #[derive(Debug)]
@@ -63,11 +63,11 @@ impl Repeated {
             reasons: Vec::new(),
         });
         failing.times += 1;
-        let is_new = failing.reasons.len() < REASONS && !failing.reasons.iter().any(|known| known == reason);
+        let is_new = failing.reasons.len() < MAX_REASONS && !failing.reasons.iter().any(|known| known == reason);
         if is_new {
             failing.reasons.push(reason.to_owned());
         }
-        if !is_new && now.duration_since(failing.logged) < EVERY {
+        if !is_new && now.duration_since(failing.logged) < LOG_INTERVAL {
             return None;
         }
         failing.logged = now;
@@ -108,8 +108,8 @@ mod tests {
         let is_logged = ["a", "b", "a", "b", "c"].map(|reason| repeated.failed(reason).is_some());
         assert_eq!(is_logged, [true, true, false, false, true]);
         let logged = (0..100).filter(|n| repeated.failed(&n.to_string()).is_some()).count();
-        assert_eq!(logged, REASONS - 3);
-        advance(EVERY).await;
+        assert_eq!(logged, MAX_REASONS - 3);
+        advance(LOG_INTERVAL).await;
         assert!(repeated.failed("99").is_some());
     }
 }

@@ -8,7 +8,7 @@ use super::trend::Minute;
 use crate::clock::rfc3339;
 use crate::gate::tokens::{TokenState, UnusableReason};
 use crate::message::mapper::Mapper;
-use crate::observe::events::Recent;
+use crate::observe::events::RecentMessage;
 use crate::observe::forecast::{Forecast, Quota};
 use crate::observe::watched_files::WatchedFileStatus;
 
@@ -54,7 +54,7 @@ pub struct Page {
     /// When backlog and quota are finished.
     pub forecast: Forecast,
     /// The last settled messages, the newest first.
-    pub recent: Vec<Recent>,
+    pub recent: Vec<RecentMessage>,
     /// The last hour, one entry a minute, the oldest first.
     pub last_hour: Vec<Minute>,
 }

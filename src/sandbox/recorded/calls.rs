@@ -1,4 +1,4 @@
-//! Names of the kinds of calls for which a report holds a recorded answer: the keys of its `sandbox.answers`.
+//! The keys of `sandbox.answers` in a report: one for each kind of call whose answer was recorded.
 
 /// All calls. The account refused the first one, so no other was sent.
 pub(in crate::sandbox) const EVERYTHING: &str = "everything";

@@ -1,16 +1,16 @@
-//! Replaces the recorded task in a recorded search answer by the tasks that the search finds in the sandbox. Pure.
+//! Fills the recorded answer of a search with the tasks that are found in the sandbox, instead of the recorded task. Pure.
 
 use serde_json::{Map, Value, json};
 
 use crate::crm_report::body::{Body, Form, date, time};
-use crate::crm_report::test_task::{OwnTask, id_of};
+use crate::crm_report::test_task::{TestTask, id_of};
 
 pub(in crate::sandbox) use crate::crm_report::test_task::{CREATED, ID};
 
 /// Where hour, minute and second begin in `YYYY-MM-DD HH:MM:SS`.
 const TIME: [usize; 3] = [11, 14, 17];
 /// The most records of an answer.
-const MOST_OTHERS: usize = 1_000;
+const MAX_OTHER_RECORDS: usize = 1_000;
 
 /// The body of a recorded answer with `tasks` in it. None where it does not have the recorded task, whose fields were sent as
 /// `fields`.
@@ -21,7 +21,7 @@ pub(super) fn fill(
     tasks: &[Map<String, Value>],
 ) -> Option<String> {
     let name = fields.get("name").and_then(Value::as_str).map(str::to_owned);
-    let recorded = RecordedTask { fields, id, own: OwnTask::new(name, id.map(str::to_owned)) };
+    let recorded = RecordedTask { fields, id, own: TestTask::new(name, id.map(str::to_owned)) };
     changed(body, |answer| recorded.replace(answer, tasks))
 }
 
@@ -62,7 +62,7 @@ pub(super) fn with_numbers(body: &[u8], numbers: &Value) -> Option<String> {
 pub(super) fn with_others(body: &str, others: usize) -> String {
     let with_others = changed(body.as_bytes(), |answer| match answer.get_mut("data") {
         Some(Value::Array(data)) => {
-            data.resize(others.min(MOST_OTHERS), json!({}));
+            data.resize(others.min(MAX_OTHER_RECORDS), json!({}));
             true
         }
         _ => false,
@@ -81,7 +81,7 @@ fn changed(body: &[u8], change: impl FnOnce(&mut Value) -> bool) -> Option<Strin
 struct RecordedTask<'a> {
     fields: &'a Map<String, Value>,
     id: Option<&'a str>,
-    own: OwnTask,
+    own: TestTask,
 }
 
 impl RecordedTask<'_> {
@@ -143,8 +143,8 @@ impl RecordedTask<'_> {
     }
 }
 
-/// Cuts a date as the recorded one was cut, which had lost a part of its time, such as its seconds. None if that one lost
-/// nothing, or was shifted by whole minutes.
+/// Cuts a date like the recorded one, if the account left a part of that out, such as the seconds. None if the recorded date
+/// is whole, or was shifted by whole minutes.
 fn with_lost_time(recorded: &str, sent: &str, date: &str) -> Option<String> {
     let written = recorded.get(..sent.len())?.replacen('T', " ", 1);
     let moved = time(recorded)?.duration_since(time(sent)?).as_secs();

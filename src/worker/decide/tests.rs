@@ -62,7 +62,7 @@ fn claim() -> Claim {
 
 /// The plan for a message that is sent: attempts so far, in doubt, doubted, reset. None if it is not sent.
 fn sent(entry: Option<&Entry>, facts: &DeliveryFacts) -> Option<(u32, bool, bool, bool)> {
-    match decide(entry, ClaimOwner::Active, facts) {
+    match decide(entry, false, facts) {
         Decision::Proceed(plan) => {
             assert_eq!(plan.expected, entry.map(|entry| entry.version), "{facts:?}");
             Some((plan.attempts, plan.in_doubt, plan.doubted, plan.reset))
@@ -167,29 +167,28 @@ fn created_task_is_never_sent_again() {
         (&created, other(facts()), Decision::Conflict),
         (&created, other(replay(1)), Decision::Conflict),
     ] {
-        assert_eq!(decide(Some(entry), ClaimOwner::Active, &facts), decision, "{entry:?} {facts:?}");
+        assert_eq!(decide(Some(entry), false, &facts), decision, "{entry:?} {facts:?}");
     }
 }
 
 #[test]
 fn open_claim_is_waited_for_until_its_owner_is_gone() {
     for facts in [facts(), redelivered(), replay(1), unproven()] {
-        assert_eq!(decide(Some(&claimed()), ClaimOwner::Active, &facts), Decision::InProgress);
-        assert_eq!(decide(Some(&claimed()), ClaimOwner::Gone, &facts), Decision::Orphaned(claim()));
+        assert_eq!(decide(Some(&claimed()), false, &facts), Decision::InProgress);
+        assert_eq!(decide(Some(&claimed()), true, &facts), Decision::Orphaned(claim()));
     }
 }
 
 #[test]
 fn message_is_poison_after_five_orphans_in_a_row_until_it_is_replayed() {
     let orphaned = |orphans| Entry { orphans, ..entry(KnownResult::InDoubt) };
-    let Decision::Proceed(plan) = decide(Some(&orphaned(POISON_ORPHANS - 1)), ClaimOwner::Active, &redelivered())
-    else {
+    let Decision::Proceed(plan) = decide(Some(&orphaned(POISON_ORPHANS - 1)), false, &redelivered()) else {
         panic!("it is sent");
     };
     assert!(plan.is_suspect && plan.in_doubt);
-    assert_eq!(decide(Some(&orphaned(POISON_ORPHANS)), ClaimOwner::Active, &redelivered()), Decision::Poison(2));
-    assert_eq!(decide(Some(&orphaned(POISON_ORPHANS)), ClaimOwner::Active, &facts()), Decision::Poison(2));
-    let Decision::Proceed(plan) = decide(Some(&orphaned(POISON_ORPHANS)), ClaimOwner::Active, &replay(1)) else {
+    assert_eq!(decide(Some(&orphaned(POISON_ORPHANS)), false, &redelivered()), Decision::Poison(2));
+    assert_eq!(decide(Some(&orphaned(POISON_ORPHANS)), false, &facts()), Decision::Poison(2));
+    let Decision::Proceed(plan) = decide(Some(&orphaned(POISON_ORPHANS)), false, &replay(1)) else {
         panic!("it is sent");
     };
     assert!(plan.reset && plan.is_suspect);

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep};
 
 use super::fakes::{CrmAnswer, FakeLedger, TestWorker, key, message, now, redelivered, with_headers};
 use crate::broker::{CompareOwners as _, Owners};
 use crate::clock::Clock;
-use crate::ledger::{About, AttemptResult, Change, Claim, ClaimId, Digest, KnownResult, Ledger as _, NewClaim, Owner};
+use crate::ledger::{
+    AttemptResult, Change, Claim, ClaimId, Digest, KnownResult, Ledger as _, LedgerMetadata, NewClaim, Owner,
+};
 use crate::message::retry_state::{number, text};
 
 pub(super) const STRICT: (&str, &str) = ("WTW_RETRY_ON_UNKNOWN", "dead-letter");
@@ -70,7 +73,7 @@ async fn claim_of_a_worker_that_is_gone_is_one_unknown_attempt() {
     other_claims(&test.ledger, "a", now()).await;
     test.handle(redelivered("a")).await;
     assert_eq!((test.settled(), test.requests()), (vec!["acked"], 1));
-    assert_eq!(test.worker.events.counts().possible_duplicates, 1);
+    assert_eq!(test.worker.telemetry.counts().possible_duplicates, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -81,7 +84,7 @@ async fn claim_conflicts_when_another_worker_created_the_task() {
     other_finishes(&test.ledger, "a", AttemptResult::Created).await;
     test.handle(message("a")).await;
     assert_eq!((test.settled(), test.requests()), (vec!["acked"], 0));
-    assert!(test.worker.gate.try_acquire().is_some() && test.worker.gate.token_states()[0].in_use == 0);
+    assert!(test.worker.gate.acquire().now_or_never().is_some() && test.worker.gate.token_states()[0].in_use == 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,7 +126,7 @@ async fn message_without_an_id_is_in_doubt_when_it_was_delivered_before() {
     assert_eq!((test.requests(), test.copies()), (1, vec![dead_letter("unknown", 0, true)]));
     let test = TestWorker::new(&[]).await;
     test.handle(redelivered("")).await;
-    assert_eq!((test.requests(), test.worker.events.counts().possible_duplicates), (1, 1));
+    assert_eq!((test.requests(), test.worker.telemetry.counts().possible_duplicates), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,10 +137,10 @@ async fn second_task_of_a_replay_is_reported_when_rabbitmq_itself_dead_letters_i
         test.worker.settler.publish_gate.set_can_reject(true);
         test.broker.refuses.store(true, Ordering::SeqCst);
         test.handle(message("a")).await;
-        assert_eq!(test.worker.events.counts().possible_duplicates, 0);
+        assert_eq!(test.worker.telemetry.counts().possible_duplicates, 0);
         test.handle(with_headers(message("a"), &[("x-wtw-dead-letter", number(1)), ("x-wtw-failed-at", text("t"))]))
             .await;
-        assert_eq!((test.requests(), test.worker.events.counts().possible_duplicates), (2, reports));
+        assert_eq!((test.requests(), test.worker.telemetry.counts().possible_duplicates), (2, reports));
     }
 }
 
@@ -150,7 +153,7 @@ async fn replay_whose_worker_ended_is_reported_when_rabbitmq_itself_dead_letters
     other_claims(&test.ledger, "a", now()).await;
     let replay = with_headers(redelivered("a"), &[("x-wtw-replay-count", number(1))]);
     test.handle(replay).await;
-    assert_eq!((test.requests(), test.worker.events.counts().possible_duplicates), (0, 1));
+    assert_eq!((test.requests(), test.worker.telemetry.counts().possible_duplicates), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,7 +172,7 @@ async fn redelivered_replay_is_not_sent_twice() {
 #[tokio::test(start_paused = true)]
 async fn redelivery_without_entry_is_in_doubt_after_another_ledger_until_drained() {
     let ledger = FakeLedger::new();
-    ledger.set_about(ledger.about(), About { proves_unsent: true, ..ledger.about() }).await.unwrap();
+    ledger.set_about(ledger.about(), LedgerMetadata { proves_unsent: true, ..ledger.about() }).await.unwrap();
     let test = TestWorker::with(&[STRICT], Arc::clone(&ledger), Clock::new(now));
     let id = test.worker.ownership.id();
     let compare = |owners: &[&str]| {
@@ -204,7 +207,7 @@ async fn queue_is_drained_only_when_everything_delivered_earlier_is_settled() {
     };
     tokio::join!(earlier, later);
     assert!(test.ledger.proves_unsent());
-    assert_eq!(test.worker.events.counts().possible_duplicates, 1);
+    assert_eq!(test.worker.telemetry.counts().possible_duplicates, 1);
 }
 
 #[tokio::test(start_paused = true)]

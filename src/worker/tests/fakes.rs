@@ -26,15 +26,17 @@ use crate::crm::Crm;
 use crate::crm::classify::{HttpResult, Reply};
 use crate::gate::Gate;
 use crate::ledger::memory::MemoryLedger;
-use crate::ledger::{About, Change, Changed, Entry, Key, KeyPrefix, KnownResult, Ledger, LedgerError, Limits, Owner};
+use crate::ledger::{
+    Change, Changed, Entry, Key, KeyPrefix, KnownResult, Ledger, LedgerError, LedgerMetadata, Limits, Owner,
+};
 use crate::message::mapper::Mapper;
 use crate::message::retry_state::string;
-use crate::observe::events::Events;
+use crate::observe::events::Telemetry;
 use crate::retry::Schedule;
 use crate::settle::Settler;
 use crate::worker::ownership::{Ownership, ProofConditions};
 use crate::worker::recorder::Recorder;
-use crate::worker::{InFlightIds, ORPHAN_MARGIN, QuotaChecks, Settings, Worker};
+use crate::worker::{InFlightIds, ORPHAN_MARGIN, Settings, Worker};
 
 pub(super) use self::ledger::{FakeLedger, LedgerFailure, key};
 
@@ -47,6 +49,8 @@ pub(super) enum CrmAnswer {
     Created,
     /// An HTTP status without a `code` in the body.
     Status(u16),
+    /// HTTP 200 with this body.
+    Body(&'static str),
     /// No answer comes. It is not known whether the task was created.
     NoAnswer,
     Unreachable,
@@ -64,6 +68,8 @@ pub(super) struct FakeCrm {
     pub(super) open: AtomicU32,
     /// Whether it answers questions about tokens.
     pub(super) is_down: AtomicBool,
+    /// The body of its answers about tokens; empty for a verdict 200 without numbers.
+    pub(super) token_information: Mutex<&'static str>,
 }
 
 fn reply(status: u16, body: &str) -> HttpResult {
@@ -85,6 +91,7 @@ impl Crm for FakeCrm {
                     reply(200, r#"{"code": "200", "error": null, "msg": "ok", "data": []}"#)
                 }
                 CrmAnswer::Status(status) => reply(status, "<html>"),
+                CrmAnswer::Body(body) => reply(200, body),
                 CrmAnswer::NoAnswer => HttpResult::NoAnswer("timed out".to_owned()),
                 CrmAnswer::Unreachable => HttpResult::NotSent("connection refused".to_owned()),
             }
@@ -94,11 +101,10 @@ impl Crm for FakeCrm {
 
     fn token_information<'a>(&'a self, _: &'a SecretString) -> BoxFuture<'a, HttpResult> {
         self.questions.fetch_add(1, Ordering::SeqCst);
-        let is_down = self.is_down.load(Ordering::SeqCst);
-        let answer = if is_down {
-            reply(503, "<html>")
-        } else {
-            reply(200, r#"{"code": "200", "error": null, "msg": "", "data": {}}"#)
+        let answer = match (self.is_down.load(Ordering::SeqCst), *self.token_information.lock().unwrap()) {
+            (true, _) => reply(503, "<html>"),
+            (false, "") => reply(200, r#"{"code": "200", "error": null, "msg": "", "data": {}}"#),
+            (false, body) => reply(200, body),
         };
         ready(answer).boxed()
     }
@@ -187,7 +193,7 @@ impl TestWorker {
 
     pub(super) async fn with_clock(more: &[(&str, &str)], clock: Clock) -> Self {
         let ledger = FakeLedger::with_clock(clock.clone());
-        let about = About { proves_unsent: true, ..ledger.about() };
+        let about = LedgerMetadata { proves_unsent: true, ..ledger.about() };
         assert!(ledger.set_about(ledger.about(), about).await.unwrap());
         let test = Self::with(more, ledger, clock);
         test.connects().await;
@@ -206,7 +212,7 @@ impl TestWorker {
         let given = given.iter().chain(more).map(|(key, value)| ((*key).into(), (*value).into()));
         let environment = given.collect::<std::collections::HashMap<_, _>>().into_iter().collect();
         let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
-        let events = Arc::new(Events::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH));
+        let telemetry = Arc::new(Telemetry::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH));
         let max = config.retry.retry_after_max;
         let gate = Gate::new(&config.gate, &config.crm, max, clock.clone(), Box::new(|_, _| {}));
         let (crm, broker) = (Arc::<FakeCrm>::default(), Arc::<FakeBroker>::default());
@@ -230,15 +236,14 @@ impl TestWorker {
                 hold: config.gate.hold,
                 mapper: Arc::clone(&mapper),
                 clock: clock.clone(),
-                events: Arc::clone(&events),
+                telemetry: Arc::clone(&telemetry),
             },
-            recorder: Recorder::new(ledger.clone(), gate, Arc::clone(&events), TaskTracker::new()),
+            recorder: Recorder::new(ledger.clone(), gate, Arc::clone(&telemetry), TaskTracker::new()),
             ownership: Arc::new(Ownership::new(ledger.clone(), String::new(), CONDITIONS, clock.clone())),
             owner: Owner(fastrand::u64(..)),
             operation: "demo".into(),
             ids: InFlightIds::default(),
-            quota_checks: QuotaChecks::default(),
-            events,
+            telemetry,
             clock,
             stop: stop.clone(),
         };

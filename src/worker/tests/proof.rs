@@ -12,13 +12,13 @@ use super::doubt::{STRICT, dead_letter, other_claims, other_finishes};
 use super::fakes::{CONDITIONS, CrmAnswer, FakeLedger, TestWorker, message, now, redelivered};
 use crate::broker::{CompareOwners as _, Message, Owners};
 use crate::clock::Clock;
-use crate::ledger::{About, AttemptResult, Ledger as _};
+use crate::ledger::{AttemptResult, Ledger as _, LedgerMetadata};
 use crate::worker::ownership::{Ownership, ProofConditions};
 
 /// The store may have lost writes, such as Redis after a failover.
 async fn lose_writes(test: &TestWorker) {
     let about = test.ledger.about();
-    let lost = About { proves_unsent: false, epoch: about.epoch + 1, ..about.clone() };
+    let lost = LedgerMetadata { proves_unsent: false, epoch: about.epoch + 1, ..about.clone() };
     assert!(test.ledger.set_about(about, lost).await.unwrap());
 }
 
@@ -120,7 +120,7 @@ async fn shared_ledger_proves_only_after_what_other_consumers_hold_is_settled() 
         assert!(ledger.proves_unsent());
         if is_first {
             let about = ledger.about();
-            let lost = About { proves_unsent: false, epoch: about.epoch + 1, ..about.clone() };
+            let lost = LedgerMetadata { proves_unsent: false, epoch: about.epoch + 1, ..about.clone() };
             assert!(ledger.set_about(about, lost).await.unwrap());
             ownership.settled(ownership.arrived(false)).await;
         }

@@ -69,7 +69,7 @@ async fn request_is_not_sent_when_its_claim_took_too_long() {
     tokio::join!(handled, recovering);
     assert_eq!((test.settled(), test.requests()), (vec!["acked"], 1));
     assert_eq!(test.ledger.result_of("a").await, Some((KnownResult::Created, false, 1)), "no attempt was counted");
-    assert_eq!(test.worker.events.counts().possible_duplicates, 0);
+    assert_eq!(test.worker.telemetry.counts().possible_duplicates, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,6 +208,25 @@ async fn strict_probe_asks_about_the_token_before_it_sends_a_message() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn maintenance_suspends_no_token_whatever_the_crm_says_about_it() {
+    const MAINTENANCE: &str = r#"{"code": 403, "error": "FORBIDDEN", "msg": "SERVER UNDER MAINTENANCE", "data": ""}"#;
+    for information in [
+        r#"{"code": 403, "error": "FORBIDDEN", "msg": "PLEASE VALIDATE TOKEN", "data": ""}"#,
+        r#"{"code": 200, "error": "null", "msg": "", "data": {"token_limit": 4800, "available_consumition_options": 7}}"#,
+    ] {
+        let test = TestWorker::new(&[("WTW_GATE_FAILURES", "100")]).await;
+        *test.crm.token_information.lock().unwrap() = information;
+        test.crm_answers(&vec![CrmAnswer::Body(MAINTENANCE); 30]);
+        for n in 0..10 {
+            test.handle(message(&n.to_string())).await;
+            assert_eq!(test.copies(), [("wolkvox.tasks.retry.10s".to_owned(), None, 3, false)]);
+        }
+        assert_eq!((test.requests(), test.crm.questions.load(Ordering::SeqCst)), (30, 1), "{information}");
+        assert_eq!(test.worker.gate.token_states()[0].suspended, None, "{information}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn invalid_message_is_dead_lettered_unless_its_task_exists() {
     let test = TestWorker::new(&[]).await;
     let invalid = |id| Message { body: b"no json".to_vec(), ..message(id) };
@@ -233,7 +252,7 @@ async fn state_of_another_queue_and_foreign_headers_have_no_influence() {
     let headers = [("x-attempts", number(15)), ("x-wtw-attempts", number(15)), ("x-wtw-queue", text("other"))];
     test.handle(with_headers(message("a"), &headers)).await;
     assert_eq!(test.copies(), [("wolkvox.tasks.retry.10s".to_owned(), None, 3, false)]);
-    assert_eq!(test.ledger.len(), 1);
+    assert_eq!(test.ledger.entries(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ pub const QUEUE: &str = "bench";
 /// The queue with one active consumer, on which a standby waits.
 pub const STANDBY_QUEUE: &str = "bench-standby";
 /// The longest time for the start of the broker, and for one answer with a million waiting messages.
-const PATIENCE: Duration = Duration::from_secs(120);
+const BROKER_TIMEOUT: Duration = Duration::from_secs(120);
 /// How many publishes wait for their confirms at the same time.
 const PIPELINE: usize = 1_000;
 const PERSISTENT: u8 = 2;
@@ -100,7 +100,7 @@ impl BrokerClient {
     /// Waits until the queue has no consumer, and empties it.
     pub async fn purge(&self) -> Result<(), String> {
         let began = Instant::now();
-        while began.elapsed() < PATIENCE {
+        while began.elapsed() < BROKER_TIMEOUT {
             within(self.channel.queue_purge(self.queue.into(), QueuePurgeOptions::default())).await?;
             let queue = self.queue().await?;
             if queue.message_count() == 0 && queue.consumer_count() == 0 {
@@ -108,16 +108,16 @@ impl BrokerClient {
             }
             sleep(Duration::from_millis(20)).await;
         }
-        Err(format!("the queue is not empty or still has consumers after {PATIENCE:?}"))
+        Err(format!("the queue is not empty or still has consumers after {BROKER_TIMEOUT:?}"))
     }
 
     /// Waits until the queue has `count` consumers.
     pub async fn consumers(&self, count: usize) -> Result<(), String> {
         let began = Instant::now();
         while (self.queue().await?.consumer_count() as usize) < count {
-            if began.elapsed() > PATIENCE {
+            if began.elapsed() > BROKER_TIMEOUT {
                 return Err(format!(
-                    "the queue does not have {count} consumers after {PATIENCE:?}: see target/bench/log"
+                    "the queue does not have {count} consumers after {BROKER_TIMEOUT:?}: see target/bench/log"
                 ));
             }
             sleep(Duration::from_millis(20)).await;
@@ -202,8 +202,8 @@ async fn answers(url: &str) -> Result<(), String> {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no handshake within 5 s".to_owned(),
         };
-        if began.elapsed() > PATIENCE {
-            return Err(format!("the broker does not answer within {PATIENCE:?}: {why}"));
+        if began.elapsed() > BROKER_TIMEOUT {
+            return Err(format!("the broker does not answer within {BROKER_TIMEOUT:?}: {why}"));
         }
         sleep(Duration::from_millis(20)).await;
     }
@@ -228,10 +228,11 @@ pub fn output(command: &mut Command) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Waits for the broker's answer within [`PATIENCE`]. A broker without space on its disk accepts messages and confirms none.
+/// Waits for the broker's answer within [`BROKER_TIMEOUT`]. A broker without space on its disk accepts messages and confirms
+/// none.
 async fn within<T>(answer: impl Future<Output = lapin::Result<T>>) -> Result<T, String> {
-    match timeout(PATIENCE, answer).await {
+    match timeout(BROKER_TIMEOUT, answer).await {
         Ok(answered) => answered.map_err(|error| format!("the broker: {error}")),
-        Err(_) => Err(format!("the broker does not answer within {PATIENCE:?}: is there space on its disk?")),
+        Err(_) => Err(format!("the broker does not answer within {BROKER_TIMEOUT:?}: is there space on its disk?")),
     }
 }

@@ -2,7 +2,7 @@
 //! the product validates, stores and limits, so it would be the slowest part.
 //!
 //! `POST /reset` starts a new count. `POST /reset/stamps` also measures the time from each message's publish to its request.
-//! `GET /wait/N` answers after N requests with the time of the Nth one. `GET /report` returns the [`Report`].
+//! `GET /wait/N` answers after N requests with the time of the Nth one. `GET /report` returns the [`RequestStats`].
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -24,7 +24,7 @@ const CREATED: &str = r#"{"code":"200","error":"","msg":"ok","data":{"id":"4711"
 
 /// The requests since the last reset.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Report {
+pub struct RequestStats {
     /// The number of requests.
     pub count: u64,
     /// The time of the first request, in nanoseconds since 1970 as all times here.
@@ -39,7 +39,7 @@ pub struct Report {
 
 #[derive(Default)]
 struct Requests {
-    report: Report,
+    report: RequestStats,
     stamps: bool,
     /// The time of each request, for a `GET /wait/N` that comes later.
     moments: Vec<u64>,

@@ -12,12 +12,12 @@ use tokio::time::{sleep, timeout};
 
 use crate::broker::{Broker, QUEUE, STANDBY_QUEUE, free_port, output};
 use crate::contender::Running;
-use crate::crm::Report;
+use crate::crm::RequestStats;
 
 /// The longest wait for a measured event.
-const PATIENCE: Duration = Duration::from_secs(1_800);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(1_800);
 /// How often a wait checks that the contender is still running.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The parts of a run. Dropping it removes all of them.
 pub struct Site {
@@ -154,19 +154,19 @@ impl Site {
     /// Starts a new count in the stand-in CRM.
     pub async fn reset(&self, stamps: bool) -> Result<(), String> {
         let path = if stamps { "/reset/stamps" } else { "/reset" };
-        self.ask::<Report>(path).await.map(drop)
+        self.ask::<RequestStats>(path).await.map(drop)
     }
 
     /// Waits until `count` requests have come. Returns the time of the last one.
     pub async fn reached(&self, running: &mut Running, count: usize) -> Result<u64, String> {
         let path = format!("/wait/{count}");
-        let mut asked = pin!(timeout(PATIENCE, self.ask(&path)));
+        let mut asked = pin!(timeout(EVENT_TIMEOUT, self.ask(&path)));
         loop {
-            match timeout(LOOK, &mut asked).await {
+            match timeout(CHECK_INTERVAL, &mut asked).await {
                 Ok(asked) => {
                     return asked.map_err(|_| {
                         format!(
-                            "the stand-in CRM did not get {count} requests within {PATIENCE:?}; see target/bench/log"
+                            "the stand-in CRM did not get {count} requests within {EVENT_TIMEOUT:?}; see target/bench/log"
                         )
                     })?;
                 }
@@ -176,7 +176,7 @@ impl Site {
     }
 
     /// The report of the stand-in CRM.
-    pub async fn report(&self) -> Result<Report, String> {
+    pub async fn report(&self) -> Result<RequestStats, String> {
         self.ask("/report").await
     }
 

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
-use wolkvox_task_worker::crm::classify::{HttpResult, Outcome, Reply, classify, token_accepted};
+use wolkvox_task_worker::crm::classify::{HttpResult, Outcome, Reply, classify};
 
 fuzz_target!(|input: (u16, bool, Option<String>, Vec<u8>)| {
     let (status, is_cut, retry_after, body) = input;
@@ -11,5 +11,4 @@ fuzz_target!(|input: (u16, bool, Option<String>, Vec<u8>)| {
     let classified = classify(&result, Timestamp::UNIX_EPOCH);
     assert!(classified.outcome != Outcome::Created || (classified.code == Some(200) && status < 300));
     assert!(!classified.reason.is_empty());
-    let _ = token_accepted(&result);
 });

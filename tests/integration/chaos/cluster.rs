@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep};
 use crate::support::broker::{Reaper, answers, free_port, install, shell, unique};
 
 /// The longest time in which a node joins its cluster.
-const START: Duration = Duration::from_secs(120);
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// The longest time of one command.
-const CONTROL: Duration = Duration::from_secs(60);
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(60);
 const NODES: usize = 3;
 
 /// A cluster of three nodes. Dropping it removes the containers.
@@ -87,7 +87,7 @@ impl Cluster {
         .await?;
         self.connect(node).await?;
         self.sh(format!("docker start {}", self.container(node))).await?;
-        answers(&self.urls()[node], START).await
+        answers(&self.urls()[node], START_TIMEOUT).await
     }
 
     async fn connect(&self, node: usize) -> Result<(), String> {
@@ -97,14 +97,14 @@ impl Cluster {
     /// Waits until the node sees all nodes and answers clients.
     async fn whole(&self, node: usize) -> Result<(), String> {
         let all = format!("eval '{NODES} = length(rabbit_nodes:list_running()).'");
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + START_TIMEOUT;
         while let Err(why) = self.inside(node, &format!("rabbitmqctl --quiet {all}")).await {
             if Instant::now() > deadline {
                 return Err(why);
             }
             sleep(Duration::from_millis(200)).await;
         }
-        answers(&self.urls()[node], START).await
+        answers(&self.urls()[node], START_TIMEOUT).await
     }
 
     async fn inside(&self, node: usize, script: &str) -> Result<(), String> {
@@ -113,7 +113,7 @@ impl Cluster {
     }
 
     async fn sh(&self, script: String) -> Result<(), String> {
-        shell(&script, CONTROL).await
+        shell(&script, CONTROL_TIMEOUT).await
     }
 
     fn container(&self, node: usize) -> String {

@@ -13,9 +13,9 @@ use tokio_util::task::TaskTracker;
 use crate::support::rig::{properties, task};
 
 /// The time between two messages: a third of the rate that the CRM accepts.
-const EVERY: Duration = Duration::from_millis(30);
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(30);
 /// The longest time to wait for a connection or a confirm.
-const CONFIRM: Duration = Duration::from_secs(5);
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Publisher {
     stop: CancellationToken,
@@ -32,7 +32,7 @@ impl Publisher {
     /// Stops, and returns the ids of all published messages. Every one was confirmed.
     pub(super) async fn stop(self) -> BTreeSet<String> {
         self.stop.cancel();
-        timeout(crate::support::BOUND, self.published).await.expect("in time").expect("no panic")
+        timeout(crate::support::WAIT_TIMEOUT, self.published).await.expect("in time").expect("no panic")
     }
 }
 
@@ -40,17 +40,17 @@ async fn publish(urls: Vec<String>, queue: String, stop: CancellationToken) -> B
     let mut published = BTreeSet::new();
     let mut urls = urls.iter().cycle();
     let mut connection: Option<(Connection, Channel)> = None;
-    let mut tick = interval(EVERY);
+    let mut tick = interval(PUBLISH_INTERVAL);
     while !stop.is_cancelled() {
         tick.tick().await;
         let id = format!("chaos-{}", published.len());
         loop {
             if connection.is_none() {
                 let url = urls.next().expect("one at least");
-                connection = timeout(CONFIRM, connect(url)).await.ok().flatten();
+                connection = timeout(CONFIRM_TIMEOUT, connect(url)).await.ok().flatten();
             }
             if let Some((_, channel)) = &connection
-                && timeout(CONFIRM, confirmed(channel, &queue, &id)).await.ok() == Some(true)
+                && timeout(CONFIRM_TIMEOUT, confirmed(channel, &queue, &id)).await.ok() == Some(true)
             {
                 break;
             }

@@ -24,9 +24,9 @@ use crate::support::rig::{Crm, LedgerFile, Rig, Worker};
 
 /// The longest time until one more message is settled, once all parts are repaired. How long all of them take depends on how
 /// many the faults kept waiting.
-const NEXT_SETTLED: Duration = Duration::from_secs(120);
+const NEXT_SETTLED_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a fault waits for a new task before it begins.
-const PROGRESS: Duration = Duration::from_secs(10);
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) enum Nodes {
     One(Broker),
@@ -107,7 +107,7 @@ impl Site {
     /// Waits for a new task, so that the fault meets a running system. Not for long: another lane may have stopped it already.
     async fn progress(&self) {
         let created = async || self.rig.crm.stats().await["created"].as_u64();
-        let deadline = Instant::now() + PROGRESS;
+        let deadline = Instant::now() + PROGRESS_TIMEOUT;
         let before = created().await;
         while created().await == before && Instant::now() < deadline {
             sleep(Duration::from_millis(10)).await;
@@ -193,7 +193,7 @@ impl Site {
         self.say("all parts are repaired".to_owned());
         self.random_faults(json!([])).await;
         self.rig.amqp = Amqp::connect(&self.urls()[0]).await;
-        let mut deadline = Instant::now() + NEXT_SETTLED;
+        let mut deadline = Instant::now() + NEXT_SETTLED_TIMEOUT;
         let mut dead_letters = Vec::new();
         let mut settled = 0;
         let mut drained = false;
@@ -206,7 +206,7 @@ impl Site {
             ended.extend(dead_letters.iter().map(|dead_letter| dead_letter.id.clone()));
             if ended.len() > settled {
                 settled = ended.len();
-                deadline = Instant::now() + NEXT_SETTLED;
+                deadline = Instant::now() + NEXT_SETTLED_TIMEOUT;
             }
             drained = published.is_subset(&ended) && self.in_flight().await == 0.0 && self.rig.waiting().await == 0;
         }

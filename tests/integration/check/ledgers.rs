@@ -43,6 +43,7 @@ async fn redis_that_evicts_or_refuses_commands_is_a_problem() {
     let env = rig.env(&[("WTW_LEDGER_URL", &redis.url)]);
     let checked = check(&["--no-crm"], &env).await;
     assert_eq!(checked.code, Some(0), "{}", checked.said);
+    checked.has("ledger", "ok", "(reached at ");
     for (name, part) in [("ledger", "can be read and written"), ("ledger.memory", ""), ("ledger.persistence", "")] {
         checked.has(name, "ok", part);
     }
@@ -50,7 +51,23 @@ async fn redis_that_evicts_or_refuses_commands_is_a_problem() {
     assert_eq!(keys, Vec::<String>::new(), "nothing is left in it");
 
     // If the worker may not run a command that it needs, `check` must report a problem.
-    for denied in ["-eval", "-hsetnx", "-hmget", "-set", "-zadd", "-zrevrangebyscore"] {
+    for denied in [
+        "-del",
+        "-eval",
+        "-get",
+        "-hget",
+        "-hgetall",
+        "-hmget",
+        "-hset",
+        "-hsetnx",
+        "-zscan",
+        "-set",
+        "-zadd",
+        "-zcard",
+        "-zrange",
+        "-zrem",
+        "-zrevrangebyscore",
+    ] {
         let mut user = redis::cmd("ACL");
         user.arg(&["SETUSER", "limited", "reset", "on", ">hunter2", "~*", "+@all", denied]);
         user.query_async::<()>(&mut connection).await.expect("a user");
@@ -78,11 +95,13 @@ async fn redis_that_evicts_or_refuses_commands_is_a_problem() {
     checked.has("ledger.persistence", "warning", "set appendonly yes");
 
     let login = redis.url.replace("redis://", "redis://somebody:hunter2@");
-    let away = format!("redis://127.0.0.1:{}/0", closed_port());
-    for (url, advice) in [(login.as_str(), "check user and password"), (&away, "start Redis")] {
+    let port = closed_port();
+    let away = format!("redis://127.0.0.1:{port}/0");
+    let refused = format!("127.0.0.1:{port}: Connection refused → start Redis");
+    for (url, part) in [(login.as_str(), "→ check user and password"), (&away, &refused)] {
         let checked = check(&["--no-crm"], &rig.env(&[("WTW_LEDGER_URL", url)])).await;
         assert_eq!(checked.code, Some(1), "{}", checked.said);
-        checked.has("ledger", "problem", advice);
+        checked.has("ledger", "problem", part);
         assert!(!checked.said.contains("hunter"), "{}", checked.said);
     }
 }

@@ -17,7 +17,7 @@ async fn action_that_is_done_is_on_record_after_a_crash() {
     console.shows("/failed", "1</span>").await;
     let path = console.count(&[("what", "discard"), ("query", "kind=rejected")]).await;
     console.post(&path, &[("do", "confirm"), ("reason", "a test")]).await;
-    let deadline = tokio::time::Instant::now() + crate::support::BOUND;
+    let deadline = tokio::time::Instant::now() + crate::support::WAIT_TIMEOUT;
     while !console.get(&path).await.text.contains("Discard: done") {
         assert!(tokio::time::Instant::now() < deadline, "it is not done");
     }

@@ -16,7 +16,7 @@ use crate::support::eventually;
 use crate::support::rig::{Rig, Worker, settled, task, task_with};
 
 /// The most memory of the console, in KiB.
-const MOST: u64 = 128 << 10;
+const MAX_MEMORY_KIB: u64 = 128 << 10;
 /// The longest time for a page about 100,000 messages, while other tests run and the program is not optimized.
 const SLOWEST: Duration = Duration::from_secs(20);
 
@@ -300,7 +300,7 @@ async fn zero_one_and_100_000_dead_letters_are_shown_in_bounded_memory() {
     assert!(found.contains("m-77777") && found.contains("1 of 100,000"), "{found}");
     console.reads("/failed", "100,000 messages").await;
     let peak = console.peak();
-    assert!(peak > 1_000 && peak < MOST, "{peak} KiB");
+    assert!(peak > 1_000 && peak < MAX_MEMORY_KIB, "{peak} KiB");
     println!("the console took {peak} KiB at most");
     browser.ends().await;
     console.process.stop().await;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Console;
 use crate::dead_letters::dead_properties;
-use crate::support::BOUND;
+use crate::support::WAIT_TIMEOUT;
 use crate::support::rig::{Rig, settled, task, task_with};
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn empty_list_is_read_again_when_a_message_has_failed() {
     rig.put_dead_letter(b"{}", dead_properties(Some("m-1"), "unknown", "no", &[])).await;
     let put = Instant::now();
     console.shows("/failed", "1 message").await;
-    assert!(put.elapsed() < BOUND / 2, "that is not the reading once a minute");
+    assert!(put.elapsed() < WAIT_TIMEOUT / 2, "that is not the reading once a minute");
 }
 
 #[tokio::test]

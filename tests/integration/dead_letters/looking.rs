@@ -103,6 +103,20 @@ async fn show_prints_a_dead_letter_and_what_a_replay_sends() {
     assert!(none.code == Some(1) && none.stderr.contains("m-3"), "{}", none.stderr);
 }
 
+/// The audit line in the log of a command.
+fn audited(log: &str) -> Value {
+    let line = log.lines().find(|line| line.contains("\"message\":\"audit\""));
+    parse(line.unwrap_or_else(|| panic!("no audit line in {log}")))
+}
+
+/// Checks the audit line of an export: how many messages were written, and how it ended.
+fn export_is_audited(log: &str, count: u64, result: &str) {
+    let record = audited(log);
+    let (count, counted) = (json!(count), [&record["what"], &record["count"], &record["done"]]);
+    assert_eq!(counted, [&json!("export"), &count, &count], "{record}");
+    assert!(record["result"].as_str().is_some_and(|said| said.contains(result)), "{record}");
+}
+
 #[tokio::test]
 async fn exported_messages_are_published_again_byte_for_byte() {
     let rig = Rig::new("dead.export").await;
@@ -122,7 +136,9 @@ async fn exported_messages_are_published_again_byte_for_byte() {
     let folder = crate::support::rig::LedgerFile::new();
     let file = folder.folder().join("failed.jsonl");
     let file = file.to_str().expect("a path");
-    succeeds(&env, &["export", "--output", file, "--kind", "unknown"]).await;
+    let done = tool(&env, &["export", "--output", file, "--kind", "unknown"]).await;
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    export_is_audited(&done.stderr, 1, "done");
     let exported = std::fs::read_to_string(file).expect("the file");
     assert_eq!(exported.lines().count(), 1, "{exported}");
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(file).expect("a file").permissions());
@@ -144,8 +160,10 @@ async fn exported_messages_are_published_again_byte_for_byte() {
     let ended = unread.wait_with_output().await.expect("its end");
     let said = String::from_utf8(ended.stderr).expect("text");
     assert!(ended.status.code() == Some(1) && said.contains("the export is not whole"), "{said}");
+    export_is_audited(&said, 0, "cannot write to standard output");
     let nowhere = tool(&env, &["export", "--output", "/nowhere/failed"]).await;
     assert!(nowhere.code == Some(1) && nowhere.stderr.contains("/nowhere/failed"), "{}", nowhere.stderr);
+    export_is_audited(&nowhere.stderr, 0, "/nowhere/failed");
 }
 
 /// All messages of the queue, without RabbitMQ's delivery counts.
@@ -212,6 +230,8 @@ async fn list_and_find_say_that_another_reader_holds_messages() {
         assert_eq!(finished.code, Some(1), "{} {}", finished.stdout, finished.stderr);
         assert!(finished.stderr.contains(notice), "{}", finished.stderr);
     }
+    let record = audited(&exported.stderr);
+    assert!(record["result"].as_str().is_some_and(|said| said.contains(notice)), "{record}");
     // The queues that could not be read come last.
     assert!(found.stdout.lines().last().is_some_and(|line| line.contains(notice)), "{}", found.stdout);
     let requeue = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };

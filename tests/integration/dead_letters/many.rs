@@ -8,7 +8,7 @@ use crate::support::process::{Env, Process};
 use crate::support::rig::{LedgerFile, Rig, task, task_with};
 
 /// The most memory of the command, in KiB. A list uses two thirds of it; a replay also holds a window of copies.
-const MOST: u64 = 72 << 10;
+const MAX_MEMORY_KIB: u64 = 72 << 10;
 
 /// The number of dead letters: `TEST_LETTERS`, or as many as fit into the time of a test.
 #[expect(clippy::disallowed_methods, reason = "how tests are run is no configuration of the worker")]
@@ -47,20 +47,20 @@ async fn long_dead_letter_queue_is_handled_in_bounded_memory() {
     rig.amqp.flood(&rig.dead_letter_queue(), dead_letters).await;
     let env = rig.env(&[]);
     let (peak, said) = measured(&["dead-letters", "list"], &env).await;
-    assert!(peak > 1_000 && peak < MOST, "{peak} KiB");
+    assert!(peak > 1_000 && peak < MAX_MEMORY_KIB, "{peak} KiB");
     assert!(said.contains(&format!("dead letters: {count}")), "{said}");
     rig.wait_for_dead_letters(count).await;
 
     // No question is asked between the two scans, so RabbitMQ must already have returned all messages before the second.
     let (peak, said) = measured(&["dead-letters", "replay", "--all", "--yes"], &env).await;
-    assert!(peak > 1_000 && peak < MOST, "{peak} KiB");
+    assert!(peak > 1_000 && peak < MAX_MEMORY_KIB, "{peak} KiB");
     assert!(said.contains(&format!("each confirmed: {count}")), "{said}");
     rig.wait_for_dead_letters(0).await;
     assert_eq!(rig.amqp.count(&rig.queue).await, Some(count), "no copy more, and none less");
 }
 
 /// The most memory of the command with large dead letters, in KiB.
-const MOST_OF_LARGE: u64 = 150 << 10;
+const MAX_MEMORY_OF_LARGE_KIB: u64 = 150 << 10;
 const LARGE: u32 = 60;
 
 /// A small dead letter, and then large ones that together exceed the allowed memory.
@@ -87,7 +87,7 @@ async fn large_messages_behind_a_small_one_take_bounded_memory() {
     ] {
         rig.wait_for_dead_letters(LARGE + 1).await;
         let (peak, said) = measured(&[&["dead-letters"], args].concat(), &env).await;
-        assert!(peak > 1_000 && peak < MOST_OF_LARGE, "{args:?}: {peak} KiB");
+        assert!(peak > 1_000 && peak < MAX_MEMORY_OF_LARGE_KIB, "{args:?}: {peak} KiB");
         assert!(said.contains(says), "{args:?}: {said}");
     }
     rig.wait_for_dead_letters(0).await;

@@ -98,32 +98,36 @@ async fn field_given_twice_is_refused_by_an_edit() {
 async fn reading_stops_at_a_message_near_its_delivery_limit() {
     let rig = Rig::new("dead.worn").await;
     rig.declare_topology().await;
-    rig.put_dead_letter(
-        &task("x"),
-        dead_properties(Some("worn"), "rejected", "no", &[("x-delivery-count", AMQPValue::LongLongInt(6))]),
-    )
-    .await;
-    rig.amqp.delete(&rig.dead_letter_queue()).await;
-    let limited =
-        [("x-queue-type", AMQPValue::LongString("quorum".into())), ("x-delivery-limit", AMQPValue::LongLongInt(8))];
-    let limited = limited.map(|(name, value)| (ShortString::from(name), value));
-    rig.amqp.declare(&rig.dead_letter_queue(), FieldTable::from(BTreeMap::from(limited))).await;
-    rig.put_dead_letter(&task("x"), dead_properties(Some("worn"), "rejected", "no", &[])).await;
-    // The limit of a queue that others declared is read from RabbitMQ: reading stops at half of 8.
-    let env = rig.env(&[("WTW_BROKER_TOPOLOGY", "verify")]);
-    let mut stopped = None;
-    for reading in 0..8 {
-        let listed = tool(&env, &["list"]).await;
-        let is_stopped = listed.stderr.contains("reading stopped at message worn");
-        assert_eq!(listed.code, Some(i32::from(is_stopped)), "{}", listed.stderr);
-        if is_stopped {
-            stopped = Some(reading);
-            assert!(listed.stderr.contains("reading stops at 4"), "{}", listed.stderr);
-            break;
+    let [of_broker, ..] = rig.tool_queues();
+    // The limit of a queue that others declared is read from RabbitMQ. The other queue has a limit of 1,000,000.
+    for (queue, mode) in [(rig.dead_letter_queue(), "verify"), (of_broker.clone(), "verify"), (of_broker, "declare")] {
+        redeclare(&rig, &queue, 8).await;
+        rig.amqp.publish(&queue, &task("x"), dead_properties(Some("worn"), "rejected", "no", &[])).await;
+        let env = rig.env(&[("WTW_BROKER_TOPOLOGY", mode)]);
+        let mut stopped = None;
+        for reading in 0..12 {
+            let listed = tool(&env, &["list"]).await;
+            let is_stopped = listed.stderr.contains("reading stopped at message worn");
+            assert_eq!(listed.code, Some(i32::from(is_stopped)), "{queue} {mode}: {}", listed.stderr);
+            if is_stopped {
+                stopped = Some(reading);
+                assert!(listed.stderr.contains("reading stops at 4"), "{queue} {mode}: {}", listed.stderr);
+                break;
+            }
+            rig.wait_for_dead_letters(1).await;
         }
+        // RabbitMQ 4.3 and later do not count returned messages.
+        assert!(stopped.is_none_or(|reading| reading >= 4), "{queue} {mode}: {stopped:?}");
         rig.wait_for_dead_letters(1).await;
+        redeclare(&rig, &queue, 1_000_000).await;
     }
-    // RabbitMQ 4.3 and later do not count returned messages.
-    assert!(stopped.is_none_or(|reading| reading >= 4), "{stopped:?}");
-    rig.wait_for_dead_letters(1).await;
+}
+
+/// Deletes a queue and declares it with another delivery limit.
+async fn redeclare(rig: &Rig, queue: &str, limit: i64) {
+    let arguments =
+        [("x-queue-type", AMQPValue::LongString("quorum".into())), ("x-delivery-limit", AMQPValue::LongLongInt(limit))];
+    let arguments = arguments.map(|(name, value)| (ShortString::from(name), value));
+    rig.amqp.delete(queue).await;
+    rig.amqp.declare(queue, FieldTable::from(BTreeMap::from(arguments))).await;
 }

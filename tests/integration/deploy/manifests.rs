@@ -197,6 +197,19 @@ fn secrets_are_only_in_secret_objects() {
 }
 
 #[test]
+fn containers_listen_for_ipv4_and_ipv6() {
+    for (file, listens) in [
+        ("deploy/compose.yaml", &["[::]:8089", "[::]:9464", "[::]:9465"][..]),
+        ("deploy/docker/image-test.sh", &["[::]:8089"]),
+        ("docs/console.md", &["[::]:9465"]),
+    ] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        assert!(!text.contains("0.0.0.0:"), "{file}");
+        assert!(listens.iter().all(|listen| text.contains(listen)), "{file}");
+    }
+}
+
+#[test]
 fn probes_use_the_admin_port() {
     for manifests in RENDERED.values() {
         let listen: std::net::SocketAddr =

@@ -14,7 +14,7 @@ use wolkvox_task_worker::cli::Cli;
 
 use super::{pages, read};
 use crate::events::{python, succeeds};
-use crate::support::BOUND;
+use crate::support::WAIT_TIMEOUT;
 use crate::support::broker::{Broker, Operated, unique};
 use crate::support::rig::Rig;
 
@@ -142,7 +142,8 @@ impl Shell {
         self.input.write_all(script.as_bytes()).await.expect("a shell that reads");
         let mut printed = Vec::new();
         loop {
-            let line = timeout(BOUND, self.output.next_line()).await.unwrap_or_else(|_| panic!("no end of {command}"));
+            let line =
+                timeout(WAIT_TIMEOUT, self.output.next_line()).await.unwrap_or_else(|_| panic!("no end of {command}"));
             let line = line.expect("text").unwrap_or_else(|| panic!("the shell ended in {command}"));
             if let Some(code) = line.strip_prefix(MARK) {
                 let text = printed.join("\n");
@@ -200,7 +201,7 @@ async fn getting_started_page_works_as_written() {
     for step in &steps {
         let shown = step.shown.clone().unwrap_or_default();
         let is_look = LOOKS.iter().any(|look| step.command.starts_with(look)) && !step.command.contains("-X");
-        let deadline = Instant::now() + BOUND;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             let (code, printed) = shell.run(&step.command).await;
             let is_failure = code != "0" && !shown.lines().any(|line| line.starts_with("error: ")) && !is_look;
@@ -227,7 +228,7 @@ async fn readme_publisher_creates_a_task() {
     let program = program.replace("wolkvox.tasks", &rig.queue);
     for _ in 0..2 {
         let mut python = Command::new(python().await);
-        succeeds(python.arg("-c").arg(&program).env("AMQP_URL", rig.amqp.url()), BOUND).await;
+        succeeds(python.arg("-c").arg(&program).env("AMQP_URL", rig.amqp.url()), WAIT_TIMEOUT).await;
     }
     rig.crm.created(1).await;
     assert_eq!(rig.crm.stats().await["created"], 1, "the second one has the same id");

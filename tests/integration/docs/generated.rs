@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::CommandFactory as _;
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use wolkvox_task_worker::broker::topology::{Argument, Queue, Topology, retry_queue};
 use wolkvox_task_worker::cli::{Cli, FAILED, INVALID_CONFIGURATION};
@@ -19,7 +20,7 @@ use wolkvox_task_worker::message::payload::REQUIRED;
 use wolkvox_task_worker::message::retry_state;
 use wolkvox_task_worker::message::task::FIELDS;
 use wolkvox_task_worker::observe::admin;
-use wolkvox_task_worker::observe::events::Events;
+use wolkvox_task_worker::observe::events::Telemetry;
 
 use super::{ROOT, read};
 
@@ -129,7 +130,7 @@ fn kinds() -> String {
 fn headers() -> String {
     let mut table = "| header | type | on | |\n| --- | --- | --- | --- |\n".to_owned();
     for header in retry_state::HEADERS {
-        let on = if header.on_retry { "retry copy, dead letter" } else { "dead letter" };
+        let on = if header.is_on_retry_copy { "retry copy, dead letter" } else { "dead letter" };
         writeln!(table, "| `{}` | {} | {on} | {} |", header.name, header.kind, header.meaning).expect("a string");
     }
     table
@@ -200,9 +201,9 @@ fn metrics() -> String {
     let sources = Sources { environment, ..Sources::default() };
     let config = Config::load(&sources, &[]).expect("a configuration").config;
     let gate = Gate::new(&config.gate, &config.crm, Duration::ZERO, Clock::system(), Box::new(|_, _| {}));
-    gate.try_acquire().expect("a slot").quota(0, 0, None);
+    gate.acquire().now_or_never().expect("a slot").quota(0, 0, None);
     let mapper = Mapper::new(&config).expect("rules");
-    let page = Events::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH).encode(&gate, &mapper);
+    let page = Telemetry::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH).encode(&gate, &mapper);
     let mut table = "| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n".to_owned();
     for family in page.split("# HELP ").skip(1) {
         let mut lines = family.lines();

@@ -15,7 +15,7 @@ async fn renew_id_command_renews_a_closed_file_and_explains_the_effect() {
     let path = folder.join("ledger.db");
     let url = format!("file:{}", path.display());
     let ledger = SqliteLedger::open(&path, LONG_RETENTION, Clock::system()).await.unwrap();
-    let before = About { proves_unsent: true, ..ledger.about() };
+    let before = LedgerMetadata { proves_unsent: true, ..ledger.about() };
     ledger.set_about(ledger.about(), before.clone()).await.unwrap();
     let (code, said) = renew_id(&url).await;
     assert!(code == Some(1) && said.contains("another process has it open; stop the other worker"), "{said}");
@@ -39,7 +39,7 @@ async fn renew_id_command_renews_redis_and_an_open_ledger_notices() {
     let opened = open(&redis.url, &prefix("wolkvox.tasks"), LONG_RETENTION, clock.clock()).await.unwrap();
     let fixture = Fixture { ledger: Arc::new(opened), clock };
     fixture.create("a", 1).await;
-    let before = About { proves_unsent: true, ..fixture.ledger.about() };
+    let before = LedgerMetadata { proves_unsent: true, ..fixture.ledger.about() };
     fixture.ledger.set_about(fixture.ledger.about(), before.clone()).await.unwrap();
     let (code, said) = renew_id(&redis.url).await;
     assert!(code == Some(0) && said.contains(&before.id), "{said}");
@@ -69,7 +69,7 @@ async fn redis_user_without_info_can_claim_and_proves_nothing_after_a_reconnect(
     }
     assert_eq!(fixture.ledger.epoch(), epoch, "the connection is kept");
     let about = fixture.ledger.about();
-    assert!(fixture.ledger.set_about(about.clone(), About { proves_unsent: true, ..about }).await.unwrap());
+    assert!(fixture.ledger.set_about(about.clone(), LedgerMetadata { proves_unsent: true, ..about }).await.unwrap());
     redis::cmd("CLIENT")
         .arg("KILL")
         .arg("TYPE")
@@ -92,7 +92,7 @@ async fn repeated_claim_succeeds_although_redis_may_have_lost_writes() {
     let claimed = fixture.change("a", claim.clone()).await;
     assert!(matches!(claimed, Changed::Done(Some(_))));
     let about = fixture.ledger.about();
-    assert!(fixture.ledger.set_about(about.clone(), About { epoch: 1, ..about }).await.unwrap());
+    assert!(fixture.ledger.set_about(about.clone(), LedgerMetadata { epoch: 1, ..about }).await.unwrap());
     assert_eq!(fixture.change("a", claim).await, claimed, "otherwise its worker waits for its own claim");
     let other = Change::Claim { expected: None, new: first(2, fixture.clock.now()) };
     assert_eq!(fixture.change("b", other).await, Changed::Conflict(None));

@@ -51,7 +51,7 @@ async fn slot_is_freed_before_the_answer_is_written() {
     let options = Options { max_simultaneous: 1.try_into().unwrap(), ..options() };
     let mut crm = Crm::start(options).await;
     // The connections stay open: closing one would also free its slot, and the test would prove nothing.
-    crm.client = Client::builder().timeout(BOUND).build().unwrap();
+    crm.client = Client::builder().timeout(WAIT_TIMEOUT).build().unwrap();
     for _ in 0..300 {
         crm.insert("x").await.assert_created();
     }

@@ -36,7 +36,7 @@ async fn sandbox_answers_as_the_fault_rule_says() {
 async fn wire(crm: &Crm) -> Vec<u8> {
     let mut stream = crm.begin("one", "x").await;
     let mut bytes = Vec::new();
-    let read = tokio::time::timeout(BOUND, stream.read_to_end(&mut bytes)).await;
+    let read = tokio::time::timeout(WAIT_TIMEOUT, stream.read_to_end(&mut bytes)).await;
     read.expect("the connection is closed").unwrap();
     bytes
 }
@@ -86,7 +86,7 @@ async fn reset_and_drop_rules_reset_the_connection_with_and_without_a_task() {
     for (action, tasks) in [("drop", 0), ("reset", 1)] {
         crm.fault(json!([{"action": action, "times": 1}])).await;
         let mut stream = crm.begin("one", "x").await;
-        let read = tokio::time::timeout(BOUND, stream.read(&mut [0])).await.unwrap();
+        let read = tokio::time::timeout(WAIT_TIMEOUT, stream.read(&mut [0])).await.unwrap();
         assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset, "{action}");
         assert_eq!(crm.created().await, tasks, "{action}");
         crm.insert("y").await.assert_created();
@@ -105,8 +105,8 @@ async fn hang_rule_creates_the_task_and_sends_no_answer() {
     assert_eq!(unanswered.kind(), ErrorKind::WouldBlock);
     crm.shutdown.cancel();
     let Crm { served, .. } = crm;
-    tokio::time::timeout(BOUND, served).await.unwrap().unwrap();
-    let read = tokio::time::timeout(BOUND, stream.read(&mut [0])).await.unwrap();
+    tokio::time::timeout(WAIT_TIMEOUT, served).await.unwrap().unwrap();
+    let read = tokio::time::timeout(WAIT_TIMEOUT, stream.read(&mut [0])).await.unwrap();
     assert_eq!(read.unwrap(), 0);
 }
 

@@ -10,7 +10,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind};
 use tokio::time::timeout;
 
-use super::{BOUND, eventually};
+use super::{WAIT_TIMEOUT, eventually};
 
 /// A connection with a channel in confirm mode.
 pub(crate) struct Amqp {
@@ -73,7 +73,8 @@ impl Amqp {
     }
 
     async fn confirmed(&self, queue: &str) {
-        let returned = timeout(BOUND, self.channel.wait_for_confirms()).await.expect("in time").expect("confirms");
+        let returned =
+            timeout(WAIT_TIMEOUT, self.channel.wait_for_confirms()).await.expect("in time").expect("confirms");
         assert!(returned.is_empty(), "{queue}");
     }
 
@@ -84,7 +85,7 @@ impl Amqp {
         channel.basic_qos(1, BasicQosOptions::default()).await.expect("a prefetch");
         let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
         let consumed = channel.basic_consume(queue.into(), "".into(), options, arguments).await;
-        let delivery = timeout(BOUND, consumed.expect("a consumer").next()).await.expect("in time");
+        let delivery = timeout(WAIT_TIMEOUT, consumed.expect("a consumer").next()).await.expect("in time");
         let requeue = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
         delivery.expect("a message").expect("a message").nack(requeue).await.expect("returned");
         channel.close(200, "".into()).await.expect("closed");

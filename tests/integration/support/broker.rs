@@ -25,11 +25,11 @@ use tokio::time::{sleep, timeout};
 pub(crate) use self::reaper::Reaper;
 
 /// The longest time until a broker answers. On an idle machine it takes about five seconds.
-const START: Duration = Duration::from_secs(90);
+const START_TIMEOUT: Duration = Duration::from_secs(90);
 /// The longest time to stop, pause or continue it.
-const CONTROL: Duration = Duration::from_secs(60);
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest time to download missing images or packages.
-const INSTALL: Duration = Duration::from_secs(1800);
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// A running RabbitMQ. Dropping it removes it, unless it was given by address.
 pub(crate) struct Broker {
@@ -100,7 +100,7 @@ impl Broker {
     /// Starts the broker again with its data and its address, and waits until it answers.
     pub(crate) async fn restart(&self) -> Result<(), String> {
         self.control("start").await?;
-        answers(&self.url, START).await
+        answers(&self.url, START_TIMEOUT).await
     }
 
     /// Freezes the broker: connections stay open and nothing answers.
@@ -127,7 +127,8 @@ impl Broker {
                 "cannot run rabbitmqctl on a broker that was given by its address; unset TEST_BROKER_URL".to_owned()
             );
         };
-        shell(&format!("{} rabbitmqctl --quiet {arguments}", (owned.control)("exec", &owned.name)), CONTROL).await
+        shell(&format!("{} rabbitmqctl --quiet {arguments}", (owned.control)("exec", &owned.name)), CONTROL_TIMEOUT)
+            .await
     }
 
     /// Leaves the broker running when this process ends. Returns the command that removes it; none if it was given by address.
@@ -139,7 +140,7 @@ impl Broker {
         let Some(owned) = &self.owned else {
             return Err(format!("cannot {action} a broker that was given by its address; unset TEST_BROKER_URL"));
         };
-        shell(&(owned.control)(action, &owned.name), CONTROL).await
+        shell(&(owned.control)(action, &owned.name), CONTROL_TIMEOUT).await
     }
 }
 
@@ -209,8 +210,8 @@ pub(crate) async fn install(script: &str) -> Result<String, String> {
     let path = format!("{}/{script}", env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(&path);
     command.stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
-    let output = timeout(INSTALL, command.output()).await;
-    let output = output.map_err(|_| format!("{script} took longer than {INSTALL:?}"))?;
+    let output = timeout(INSTALL_TIMEOUT, command.output()).await;
+    let output = output.map_err(|_| format!("{script} took longer than {INSTALL_TIMEOUT:?}"))?;
     let output = output.map_err(|error| format!("{path}: {error}"))?;
     if !output.status.success() {
         return Err(format!("{script} failed; its messages are above"));

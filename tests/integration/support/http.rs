@@ -3,12 +3,12 @@
 use reqwest::{Client, StatusCode};
 use serde_json::Value;
 
-use super::BOUND;
+use super::WAIT_TIMEOUT;
 
 /// A client. The TLS library requires a cryptography provider also for plain HTTP.
 pub(crate) fn client() -> Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder().timeout(BOUND).build().expect("a client")
+    Client::builder().timeout(WAIT_TIMEOUT).build().expect("a client")
 }
 
 /// Status and body of a page; none if nothing answers.

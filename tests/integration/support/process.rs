@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{BOUND, eventually};
+use super::{WAIT_TIMEOUT, eventually};
 
 /// The environment of a run. The program does not inherit the environment of the tests.
 pub(crate) type Env = Vec<(String, String)>;
@@ -46,7 +46,7 @@ pub(crate) async fn run(args: &[&str], env: &Env, input: &[u8]) -> Finished {
     // A program that does not read its input can close it early.
     let _ = stdin.write_all(input).await;
     drop(stdin);
-    let output = timeout(BOUND, child.wait_with_output()).await.expect("ended in time").expect("output");
+    let output = timeout(WAIT_TIMEOUT, child.wait_with_output()).await.expect("ended in time").expect("output");
     Finished {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).expect("text"),
@@ -117,7 +117,7 @@ impl Process {
             while self.readers.join_next().await.is_some() {}
             status
         };
-        match timeout(BOUND, ended).await {
+        match timeout(WAIT_TIMEOUT, ended).await {
             Ok(status) => status.expect("a status"),
             Err(_) => panic!("still running:\n{}", self.lines().join("\n")),
         }

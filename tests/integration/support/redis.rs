@@ -12,9 +12,9 @@ use tokio::time::{sleep, timeout};
 use super::broker::{Reaper, free_port, install, shell, unique, variable};
 
 /// The longest time until a server answers. On an idle machine it takes less than one second.
-const START: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest time to stop, pause or continue it.
-const CONTROL: Duration = Duration::from_secs(60);
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Redis writes to the disk before it answers, so that a killed server has lost nothing.
 const DURABLE: &str = "--save '' --appendonly yes --appendfsync always";
 
@@ -95,7 +95,7 @@ impl Redis {
         let Some(owned) = &self.owned else {
             return Err(format!("cannot {action} a Redis that was given by its address; unset TEST_REDIS_URL"));
         };
-        shell(&(owned.control)(action), CONTROL).await
+        shell(&(owned.control)(action), CONTROL_TIMEOUT).await
     }
 }
 
@@ -111,7 +111,7 @@ async fn docker() -> Result<Redis, String> {
         "docker run --detach --name {name} --publish 127.0.0.1:{port}:6379 redis:8 \
          redis-server --protected-mode no {DURABLE}"
     );
-    shell(&run, START).await?;
+    shell(&run, START_TIMEOUT).await?;
     let control = Box::new(move |action: &str| format!("docker {action} {name}"));
     started(port, control, reaper).await
 }
@@ -130,7 +130,7 @@ async fn node() -> Result<Redis, String> {
         "'{server}' --bind 127.0.0.1 --port {port} --dir {folder} --pidfile {folder}/pid --logfile {folder}/log \
          --daemonize yes {DURABLE}"
     );
-    shell(&format!("mkdir -m 700 {folder} && {start}"), START).await?;
+    shell(&format!("mkdir -m 700 {folder} && {start}"), START_TIMEOUT).await?;
     let control = Box::new(move |action: &str| match action {
         "kill" => kill.clone(),
         "pause" => format!("kill -STOP $(cat {folder}/pid)"),
@@ -167,6 +167,6 @@ async fn answers(url: &str) -> Result<(), String> {
             sleep(Duration::from_millis(50)).await;
         }
     };
-    let answered = timeout(START, ping).await;
-    answered.map_err(|_| format!("no answer within {START:?}: {last}"))
+    let answered = timeout(START_TIMEOUT, ping).await;
+    answered.map_err(|_| format!("no answer within {START_TIMEOUT:?}: {last}"))
 }

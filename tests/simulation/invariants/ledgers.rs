@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wolkvox_task_worker::ledger::{About, AttemptResult, Change, Changed, ClaimId, Entry, KnownResult};
+use wolkvox_task_worker::ledger::{AttemptResult, Change, Changed, ClaimId, Entry, KnownResult, LedgerMetadata};
 
 use super::Checker;
 use crate::coverage::{Case, Situation};
@@ -195,7 +195,14 @@ impl Checker {
 
     /// A ledger starts or stops proving that a message without an entry was not sent. `owners` are the ids on `<queue>.owner`;
     /// `before` are the messages that the worker has, or will receive, as delivered before.
-    pub(crate) fn proves(&mut self, store: usize, was: &About, about: &About, owners: &[String], before: &[usize]) {
+    pub(crate) fn proves(
+        &mut self,
+        store: usize,
+        was: &LedgerMetadata,
+        about: &LedgerMetadata,
+        owners: &[String],
+        before: &[usize],
+    ) {
         if about.proves_unsent && !was.proves_unsent {
             self.note(format!("ledger {store} proves that messages without an entry were not sent"));
             self.met(Situation::Case(Case::Proves));

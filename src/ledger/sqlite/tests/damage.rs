@@ -74,7 +74,7 @@ async fn damage_of_a_large_file_is_found_while_the_worker_runs() {
     other_program(&path).execute_batch(filler).unwrap();
     // An undamaged file of this size stays usable.
     let ledger = open(&path).await;
-    assert_eq!(ledger.len(), 40_000);
+    assert_eq!(ledger.entries(), 40_000);
     claim_first(&ledger, 0).await.unwrap();
     drop(ledger);
 

@@ -11,7 +11,7 @@ use crate::message::task::FIELDS;
 /// A message that is refused, and the expected reason.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Refused {
+pub(crate) struct RefusedMessage {
     pub(crate) case: String,
     /// The whole body. Without it the members of `with` replace those of a good message.
     body: Option<String>,
@@ -28,14 +28,14 @@ fn task() -> String {
     Kind::InvalidTask.as_str().to_owned()
 }
 
-impl Refused {
+impl RefusedMessage {
     pub(crate) fn text(&self) -> String {
         let laid_over = || with(self.with.as_ref().unwrap()).to_string();
         self.body.clone().unwrap_or_else(laid_over)
     }
 }
 
-pub(crate) fn refused() -> Vec<Refused> {
+pub(crate) fn refused() -> Vec<RefusedMessage> {
     serde_json::from_str(include_str!("../../../../tests/cases/refused-messages.json")).unwrap()
 }
 

@@ -23,7 +23,7 @@ const GET: &[Parameter] =
 impl Reader<'_> {
     pub(super) fn filter(&mut self, filter: &ast::Filter<'_>, offset: usize) -> Expr {
         let Some(of) = &filter.expr else {
-            self.fault(offset, "a filter needs a value before it");
+            self.report(offset, "a filter needs a value before it");
             return Expr::Constant(Value::Null);
         };
         let of = self.part(of);
@@ -39,7 +39,7 @@ impl Reader<'_> {
                 let member = arguments.next().and_then(text);
                 if member.is_none() {
                     let message = format!("{} needs the name of a member in quotes", filter.name);
-                    self.fault(offset, message);
+                    self.report(offset, message);
                 }
                 self.select(of, filter.name, Some(member.unwrap_or_default()), arguments.as_slice(), offset)
             }
@@ -62,12 +62,12 @@ impl Reader<'_> {
         let takes_pattern = filter.parameters.first().is_some_and(|first| first.takes == ParameterType::Pattern);
         let pattern = match given.first() {
             Some(Some(Node { expr: Expr::Constant(Value::Text(text)), .. })) if takes_pattern => {
-                parameters::pattern(text).map_err(|message| self.fault(offset, message)).ok()
+                parameters::pattern(text).map_err(|message| self.report(offset, message)).ok()
             }
             Some(Some(_)) if takes_pattern => {
                 let message =
                     "regex_replace needs its pattern in quotes, and what to write instead: regex_replace('[ -]', '')";
-                self.fault(offset, message);
+                self.report(offset, message);
                 None
             }
             _ => None,
@@ -92,7 +92,7 @@ impl Reader<'_> {
                 return Expr::Each(of, call);
             }
             (Some(name), None) => self.names.unknown("filter for map", name, &all, offset),
-            (None, None) => self.fault(offset, "map needs the name of a filter in quotes"),
+            (None, None) => self.report(offset, "map needs the name of a filter in quotes"),
         }
         Expr::Constant(Value::Null)
     }
@@ -107,7 +107,7 @@ impl Reader<'_> {
                     None
                 }
                 (None, None) => {
-                    self.fault(offset, format!("{by} needs the name of a test in quotes"));
+                    self.report(offset, format!("{by} needs the name of a test in quotes"));
                     None
                 }
             },
@@ -166,23 +166,23 @@ impl Reader<'_> {
                 CallArg::Kwarg(name, expr) => (parameters.iter().position(|known| known.name == *name), expr),
                 CallArg::PosSplat(expr) | CallArg::KwargSplat(expr) => (None, expr),
             };
-            let faults = self.names.faults.len();
+            let problems = self.names.problems.len();
             let node = self.expression(expr);
-            let is_good = self.names.faults.len() == faults;
+            let is_good = self.names.problems.len() == problems;
             let slot = at.and_then(|at| Some((parameters.get(at)?, given.get_mut(at)?)));
             let Some((parameter, slot)) = slot else {
                 let message = names::too_much(of, argument, parameters);
-                self.fault(node.start, message);
+                self.report(node.start, message);
                 continue;
             };
             match &node.expr {
                 Expr::Constant(value) if is_good => {
                     let checked = parameter.check(value, true);
-                    checked.unwrap_or_else(|message| self.names.fault(node.start, message));
+                    checked.unwrap_or_else(|message| self.names.report(node.start, message));
                 }
                 _ if is_good && parameter.takes == ParameterType::Member => {
                     let message = format!("{of} needs the name of a member in quotes");
-                    self.names.fault(node.start, message);
+                    self.names.report(node.start, message);
                 }
                 _ => {}
             }
@@ -192,7 +192,7 @@ impl Reader<'_> {
             if parameter.is_required && given.is_none() {
                 let message =
                     format!("{of} needs {}", names::listed(parameters.iter().filter(|known| known.is_required)));
-                self.fault(offset, message);
+                self.report(offset, message);
                 break;
             }
         }
@@ -204,7 +204,7 @@ impl Reader<'_> {
         match call.identify_call() {
             CallType::Function(name) => {
                 let message = names::no_function(name);
-                self.fault(offset, message);
+                self.report(offset, message);
             }
             CallType::Method(of, "get") => {
                 let of = self.part(of);
@@ -213,8 +213,8 @@ impl Reader<'_> {
                     return Expr::Get(of, key, other);
                 }
             }
-            CallType::Method(_, name) => self.fault(offset, names::no_method(name)),
-            CallType::Object(_) => self.fault(offset, "only filters can be used here; functions do not exist"),
+            CallType::Method(_, name) => self.report(offset, names::no_method(name)),
+            CallType::Object(_) => self.report(offset, "only filters can be used here; functions do not exist"),
         }
         Expr::Constant(Value::Null)
     }

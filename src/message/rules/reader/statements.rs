@@ -25,7 +25,7 @@ impl Reader<'_> {
         let (name, span) = match parsed {
             ParsedStmt::EmitRaw(raw) => {
                 if let Some(at) = single_brace(raw.raw) {
-                    self.fault(start(raw.span()) + at, "write a variable in two braces, without $: {{ body.… }}");
+                    self.report(start(raw.span()) + at, "write a variable in two braces, without $: {{ body.… }}");
                 }
                 return Some(Stmt::Raw(raw.raw.to_owned()));
             }
@@ -41,19 +41,19 @@ impl Reader<'_> {
             ParsedStmt::FilterBlock(inner) => ("filter", inner.span()),
             ParsedStmt::Do(inner) => ("do", inner.span()),
             ParsedStmt::AutoEscape(inner) => {
-                self.fault(start(inner.span()), "autoescape is not available: nothing is written as HTML");
+                self.report(start(inner.span()), "autoescape is not available: nothing is written as HTML");
                 return None;
             }
             ParsedStmt::Template(_) => return None,
         };
-        self.fault(start(span), format!("the statement {name} is not available; there are for, if and set"));
+        self.report(start(span), format!("the statement {name} is not available; there are for, if and set"));
         None
     }
 
     fn for_loop(&mut self, parsed: &ast::ForLoop<'_>) -> Stmt {
         let list = self.expression(&parsed.iter);
         if parsed.recursive {
-            self.fault(list.start, "a loop cannot be recursive");
+            self.report(list.start, "a loop cannot be recursive");
         }
         let (depth, uses_loop) = (self.local.len(), std::mem::take(&mut self.uses_loop));
         let target = self.target(&parsed.target);
@@ -91,14 +91,14 @@ impl Reader<'_> {
             if let Parsed::Var(variable) = name {
                 if VARIABLES.contains(&variable.id) {
                     let message = format!("{} is a variable of the message; choose another name", variable.id);
-                    self.fault(start(name.span()), message);
+                    self.report(start(name.span()), message);
                 }
                 self.local.push(variable.id.to_owned());
                 given.push(variable.id.into());
             }
         }
         if given.is_empty() || given.len() < names.len() {
-            self.fault(start(target.span()), "set and for need plain names, such as x");
+            self.report(start(target.span()), "set and for need plain names, such as x");
         }
         match (target, given.pop()) {
             (Parsed::Var(_), Some(name)) => Target::One(name),

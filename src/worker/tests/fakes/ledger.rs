@@ -106,7 +106,7 @@ impl Ledger for FakeLedger {
         .boxed()
     }
 
-    fn about(&self) -> About {
+    fn about(&self) -> LedgerMetadata {
         self.inner.about()
     }
 
@@ -117,7 +117,7 @@ impl Ledger for FakeLedger {
         self.inner.check()
     }
 
-    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
+    fn set_about(&self, seen: LedgerMetadata, about: LedgerMetadata) -> BoxFuture<'_, Result<bool, LedgerError>> {
         if self.refuses_about.load(Ordering::SeqCst) {
             return ready(Err(LedgerError::new("fake", "it fails", "wait"))).boxed();
         }
@@ -128,7 +128,7 @@ impl Ledger for FakeLedger {
         self.is_exclusive.load(Ordering::SeqCst)
     }
 
-    fn len(&self) -> u64 {
-        self.inner.len()
+    fn entries(&self) -> u64 {
+        self.inner.entries()
     }
 }

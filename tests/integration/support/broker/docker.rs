@@ -8,7 +8,7 @@ use testcontainers::runners::AsyncRunner;
 use testcontainers::{GenericImage, ImageExt};
 use tokio::time::timeout;
 
-use super::{Broker, Owned, Reaper, START, answers, free_port, install, shell, unique};
+use super::{Broker, Owned, Reaper, START_TIMEOUT, answers, free_port, install, shell, unique};
 
 pub(super) async fn start() -> Result<Broker, String> {
     shell("docker version", Duration::from_secs(20))
@@ -37,13 +37,13 @@ async fn container(image: &str) -> Result<Broker, String> {
         host.publish_all_ports = Some(false);
         host.port_bindings = Some(bindings.clone());
     });
-    let container = timeout(START, request.start()).await;
-    let container = container.map_err(|_| format!("the container did not start within {START:?}"))?;
+    let container = timeout(START_TIMEOUT, request.start()).await;
+    let container = container.map_err(|_| format!("the container did not start within {START_TIMEOUT:?}"))?;
     let container = container.map_err(|error| format!("the container did not start: {error}"))?;
     // The reaper removes the container, however this process ends.
     std::mem::forget(container);
     let url = format!("amqp://guest:guest@127.0.0.1:{amqp}/%2f");
-    answers(&url, START).await?;
+    answers(&url, START_TIMEOUT).await?;
     Ok(Broker {
         url,
         management_url: Some(format!("http://127.0.0.1:{management}")),

@@ -1,6 +1,6 @@
 //! Starts RabbitMQ as a private node, without Docker.
 
-use super::{Broker, CONTROL, Owned, Reaper, START, answers, free_port, install, shell, unique};
+use super::{Broker, CONTROL_TIMEOUT, Owned, Reaper, START_TIMEOUT, answers, free_port, install, shell, unique};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/support/broker/node.sh");
 
@@ -13,10 +13,10 @@ pub(super) async fn start() -> Result<Broker, String> {
     let (distribution, names) = (free_port()?, free_port()?);
     let ports = format!("{amqp} {management} {distribution} {names} {metrics}");
     let create = format!("{} '{server}' {ports}", control("create", &folder));
-    shell(&create, CONTROL).await?;
-    shell(&control("start", &folder), CONTROL).await?;
+    shell(&create, CONTROL_TIMEOUT).await?;
+    shell(&control("start", &folder), CONTROL_TIMEOUT).await?;
     let url = format!("amqp://guest:guest@127.0.0.1:{amqp}/%2f");
-    if let Err(why) = answers(&url, START).await {
+    if let Err(why) = answers(&url, START_TIMEOUT).await {
         let said = tokio::fs::read_to_string(format!("{folder}/output")).await.unwrap_or_default();
         return Err(format!("{server}: {why}\n{said}"));
     }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 /// The time between two messages, and when the next one is due; none without a limit.
-pub(super) struct Pace(Option<(Duration, Instant)>);
+pub(super) struct RateLimiter(Option<(Duration, Instant)>);
 
-impl Pace {
+impl RateLimiter {
     pub(super) fn new(rate: Option<f64>) -> Self {
         Self(rate.map(|rate| (Duration::from_secs_f64(1.0 / rate), Instant::now())))
     }
@@ -30,14 +30,14 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn pace_is_due_at_once_and_then_after_its_interval() {
+    async fn rate_limiter_is_due_at_once_and_then_after_its_interval() {
         let began = Instant::now();
-        let mut pace = Pace::new(Some(2.0));
+        let mut limiter = RateLimiter::new(Some(2.0));
         for halves in 0..4 {
-            pace.due().await;
+            limiter.due().await;
             // `due` alone starts no interval.
-            pace.due().await;
-            pace.taken();
+            limiter.due().await;
+            limiter.taken();
             assert_eq!(began.elapsed().as_millis() / 100, halves * 5);
         }
     }

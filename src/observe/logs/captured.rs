@@ -1,0 +1,53 @@
+//! Captures what a test logs on its thread.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use serde_json::Value;
+use tracing::Dispatch;
+use tracing::subscriber::{DefaultGuard, set_default};
+use tracing_subscriber::layer::SubscriberExt as _;
+
+use super::JsonLines;
+use crate::clock::Clock;
+
+/// With one subscriber only, tracing asks the thread that reaches a log statement first, and another test's thread has none.
+static SECOND: OnceLock<Dispatch> = OnceLock::new();
+
+/// Captures log lines until it is dropped.
+pub(crate) struct Captured {
+    written: Written,
+    _guard: DefaultGuard,
+}
+
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Captured {
+    /// Captures the lines of this thread.
+    pub(crate) fn start() -> Self {
+        SECOND.get_or_init(|| Dispatch::new(tracing_subscriber::registry()));
+        let written = Written::default();
+        let writer = written.clone();
+        let layer = tracing_subscriber::fmt::layer().event_format(JsonLines(Clock::system()));
+        let layer = layer.with_writer(move || writer.clone());
+        Self { written, _guard: set_default(tracing_subscriber::registry().with(layer)) }
+    }
+
+    /// The lines so far; the next call returns only newer ones.
+    pub(crate) fn take(&self) -> Vec<Value> {
+        let written = std::mem::take(&mut *self.written.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let lines = written.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+    }
+}
