@@ -5,6 +5,7 @@ mod count;
 
 pub(crate) use self::count::{Counting, start_count};
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::App;
-use super::store::{Action, Counts, Item};
+use super::store::{Action, Item};
 use crate::dead_letters::audit::{MAX_IDS, Record};
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::ledger_access::LedgerAccess;
@@ -26,18 +27,28 @@ use crate::observe::ledger_page::LedgerResult;
 pub(crate) const PRINT: &str = "print";
 /// The most messages of one action.
 pub(crate) const MAX_MESSAGES: usize = 200_000;
-/// How many ids the ledger is asked about each time that somebody opens an action's page.
+/// How many ids the ledger is asked about each time that somebody opens an action's page. The next time it is asked about
+/// those that follow, so that messages without a result do not hide the others.
 const MAX_FOLLOWED_IDS: u32 = 1_000;
 /// Shortest interval between two of these questions.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(3);
+/// How long the place of the last question is remembered.
+const FOLLOW_MEMORY: Duration = Duration::from_secs(3_600);
 
 /// The actions that run now.
 #[derive(Default)]
 pub(crate) struct Running {
     stops: Mutex<HashMap<String, CancellationToken>>,
-    followed: Mutex<HashMap<String, Instant>>,
+    followed: Mutex<HashMap<String, Followed>>,
     /// The actions whose messages are being counted, or could not be counted.
     counts: Mutex<HashMap<String, Counting>>,
+}
+
+/// The last question to the ledger about an action.
+struct Followed {
+    at: Instant,
+    /// The first message of the next question.
+    next: u128,
 }
 
 /// What the operator asked for.
@@ -167,28 +178,23 @@ impl App {
             (None, true) => "cancelled",
             (None, false) => "done",
         };
-        let counts = self.store.counts(&action.id)?;
+        // The record comes first: an action that has ended without one never gets one. After a crash between the two, the
+        // next start of the console ends the action again and writes a second record.
+        self.record(action, &message_action, &ended).await?;
         self.store.end(&action.id, state, ended.error.as_deref(), self.now().as_second())?;
-        self.record(action, &message_action, &ended, &items, &counts).await;
         self.index.refresh(&self.tasks, &self.stop).await;
         kept.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the audit record. Its numbers are those of the whole action, also after a restart of the console.
-    async fn record(
-        &self,
-        action: &Action,
-        message_action: &MessageAction,
-        ended: &RunResult,
-        items: &[Item],
-        counts: &Counts,
-    ) {
+    async fn record(&self, action: &Action, message_action: &MessageAction, ended: &RunResult) -> Result<(), String> {
+        let counts = self.store.counts(&action.id)?;
         let record = Record {
             action: action.id.clone(),
             who: action.who.clone(),
             from: format!("console {}", action.address),
             filter: action.filter.clone(),
-            ids: items.iter().take(MAX_IDS).map(|item| item.id.clone()).collect(),
+            ids: self.store.ids(&action.id, MAX_IDS)?,
             reason: action.reason.clone(),
             ..Record::default()
         };
@@ -200,19 +206,22 @@ impl App {
             ..record.begun(message_action).ended(ended)
         };
         self.dead_letters.audit(record).await;
+        Ok(())
     }
 
     /// Asks the ledger what happened to replayed messages: created, or failed again.
     pub(crate) async fn follow(&self, action: &Action) -> Result<(), String> {
-        if action.what != "replay" || !self.may_follow(&action.id) {
+        if action.what != "replay" {
             return Ok(());
         }
+        let Some(from) = self.running.follow_from(&action.id) else { return Ok(()) };
         let mut outcomes: Vec<(String, &str)> = Vec::new();
         if let Some(snapshot) = self.index.snapshot() {
             let again = snapshot.entries.iter().filter(|entry| entry.action.as_deref() == Some(&*action.id));
             outcomes.extend(again.map(|entry| (entry.id.to_string(), "failed_again")));
         }
-        let sent = self.store.items(&action.id, "sent", MAX_FOLLOWED_IDS)?;
+        let sent = self.store.items_from(&action.id, "sent", from, MAX_FOLLOWED_IDS)?;
+        self.running.follow_after(&action.id, &sent);
         let ids: Vec<String> = match &action.new_id {
             Some(id) => vec![id.clone()],
             None => sent.iter().map(|item| item.id.clone()).collect(),
@@ -225,15 +234,29 @@ impl App {
         }
         self.store.outcomes(&action.id, &outcomes)
     }
+}
 
-    fn may_follow(&self, id: &str) -> bool {
-        let mut followed = self.running.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        followed.retain(|_, at| at.elapsed() < FOLLOW_INTERVAL);
-        let may = !followed.contains_key(id);
-        if may {
-            followed.insert(id.to_owned(), Instant::now());
+impl Running {
+    /// The first message to ask the ledger about; none while the last question is too young.
+    fn follow_from(&self, id: &str) -> Option<u128> {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        followed.retain(|_, last| last.at.elapsed() < FOLLOW_MEMORY);
+        let last = followed.entry(id.to_owned());
+        let last = match last {
+            Entry::Occupied(last) if last.get().at.elapsed() < FOLLOW_INTERVAL => return None,
+            Entry::Occupied(last) => last.into_mut(),
+            Entry::Vacant(first) => first.insert(Followed { at: Instant::now(), next: 0 }),
+        };
+        last.at = Instant::now();
+        Some(last.next)
+    }
+
+    /// The next question is about the messages after these, or starts again after the last ones.
+    fn follow_after(&self, id: &str, asked: &[Item]) {
+        let last = asked.last().filter(|_| asked.len() >= MAX_FOLLOWED_IDS as usize);
+        if let Some(followed) = self.followed.lock().unwrap_or_else(PoisonError::into_inner).get_mut(id) {
+            followed.next = last.map_or(0, |last| last.print.saturating_add(1));
         }
-        may
     }
 }
 
@@ -249,5 +272,25 @@ fn message_action(action: &Action) -> MessageAction {
             body: action.body.clone(),
             edited: Edited { note: action.note.clone(), new_id: action.new_id.clone() },
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn ledger_is_asked_about_the_next_messages_each_time() {
+        let running = Running::default();
+        let item = |print| Item { print, alike: 1, id: String::new(), state: "sent".to_owned(), why: None };
+        let full: Vec<Item> = (1..=u128::from(MAX_FOLLOWED_IDS)).map(item).collect();
+        assert_eq!(running.follow_from("a"), Some(0));
+        running.follow_after("a", &full);
+        assert_eq!(running.follow_from("a"), None, "too soon");
+        tokio::time::advance(FOLLOW_INTERVAL).await;
+        assert_eq!(running.follow_from("a"), Some(u128::from(MAX_FOLLOWED_IDS) + 1));
+        running.follow_after("a", &[item(2_000)]);
+        tokio::time::advance(FOLLOW_INTERVAL).await;
+        assert_eq!(running.follow_from("a"), Some(0), "those were the last ones");
     }
 }

@@ -1,9 +1,11 @@
 //! The routes of the console, the frame that all pages share, and answers that are not pages.
 
+mod action;
 mod activity;
 mod configuration;
 mod doubt;
 mod edit;
+mod example;
 mod failed;
 mod find;
 mod login;
@@ -46,8 +48,8 @@ pub(super) fn routes(app: &Arc<App>) -> Router {
         .route("/find", get(find::page))
         .route("/doubt", get(doubt::page).post(doubt::post))
         .route("/activity", get(activity::page))
-        .route("/actions", post(activity::count))
-        .route("/actions/{id}", get(activity::action).post(activity::post))
+        .route("/actions", post(action::count))
+        .route("/actions/{id}", get(action::page).post(action::post))
         .route("/configuration", get(configuration::page).post(configuration::check))
         .route("/login", get(login::page).post(login::post))
         .route("/logout", post(login::logout))

@@ -103,12 +103,15 @@ pub(crate) async fn guard(
     if path == "/healthz" || path == format!("{}healthz", app.base) {
         return harden(next.run(request).await);
     }
-    if let Some(refusal) = refusal(&app, request.method(), request.headers()) {
+    let is_trusted = app.config.console.trusted_proxies.contains(&peer.ip());
+    if let Some(refusal) = refusal(&app, request.method(), request.headers(), is_trusted) {
         return harden((StatusCode::FORBIDDEN, refusal).into_response());
     }
-    let is_trusted = app.config.console.trusted_proxies.contains(&peer.ip());
+    let is_secure = is_trusted && header(request.headers(), "x-forwarded-proto") == Some("https");
+    request.extensions_mut().insert(IsSecure(is_secure));
     let address = address(peer.ip(), is_trusted, request.headers());
-    let open = ["login", "style.css"].iter().any(|page| path == format!("{}{page}", app.base));
+    let is_open = ["login", "style.css"].iter().any(|page| path == format!("{}{page}", app.base))
+        || (request.method() == Method::POST && is_edit(&app.base, &path));
     let (visitor, cookie) = match visitor(&app, request.headers(), is_trusted, address) {
         Ok(found) => found,
         Err(why) => return harden((StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()),
@@ -117,7 +120,7 @@ pub(crate) async fn guard(
         Some(visitor) => {
             request.extensions_mut().insert(visitor);
         }
-        None if open => {
+        None if is_open => {
             request.extensions_mut().insert(NoSession(address));
         }
         None => {
@@ -129,7 +132,6 @@ pub(crate) async fn guard(
             return harden((StatusCode::SEE_OTHER, [(LOCATION, to)]).into_response());
         }
     }
-    let is_secure = is_trusted && header(request.headers(), "x-forwarded-proto") == Some("https");
     let mut response = next.run(request).await;
     if let Some(session) = cookie
         && let Ok(cookie) = HeaderValue::from_str(&session_cookie(&app.base, &session, is_secure))
@@ -138,6 +140,16 @@ pub(crate) async fn guard(
     }
     harden(response)
 }
+
+/// Whether a path is that of the form of an edit. Without a session its page does nothing but show the text again.
+fn is_edit(base: &str, path: &str) -> bool {
+    let message = path.strip_prefix(base).and_then(|path| path.strip_prefix("message/")?.strip_suffix("/edit"));
+    message.is_some_and(|message| !message.is_empty() && !message.contains('/'))
+}
+
+/// Whether a trusted proxy says that the browser uses HTTPS.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IsSecure(pub(crate) bool);
 
 /// A visitor who has not logged in.
 #[derive(Clone, Copy, Debug)]
@@ -151,8 +163,8 @@ pub(crate) fn session_cookie(base: &str, session: &str, is_secure: bool) -> Stri
 }
 
 /// Why a request is refused for every visitor.
-fn refusal(app: &App, method: &Method, headers: &HeaderMap) -> Option<String> {
-    let host = header(headers, HOST.as_str()).unwrap_or_default().to_ascii_lowercase();
+fn refusal(app: &App, method: &Method, headers: &HeaderMap, is_trusted: bool) -> Option<String> {
+    let host = host(headers, is_trusted);
     if !is_allowed_host(&host, &app.config.console.allowed_hosts) {
         return Some(format!(
             "The host name {:?} is not allowed. Add it to console.allowed_hosts, if this console is reached by that name.\n",
@@ -167,6 +179,14 @@ fn refusal(app: &App, method: &Method, headers: &HeaderMap) -> Option<String> {
     let is_cross = header(headers, "sec-fetch-site").is_some_and(|site| site == "cross-site");
     (origin != Some(host.as_str()) || is_cross)
         .then(|| "This form was sent from another site, and was refused.\n".to_owned())
+}
+
+/// The host name that the browser asked for: that of the request, or what a trusted proxy reports.
+fn host(headers: &HeaderMap, is_trusted: bool) -> String {
+    let forwarded = header(headers, "x-forwarded-host").filter(|_| is_trusted);
+    // Only the last name was added by the trusted proxy.
+    let forwarded = forwarded.and_then(|list| list.rsplit(',').next()).map(str::trim).filter(|name| !name.is_empty());
+    forwarded.or_else(|| header(headers, HOST.as_str())).unwrap_or_default().to_ascii_lowercase()
 }
 
 /// Whether a `Host` header names this console. With DNS rebinding, a foreign page gets this address under another name.
@@ -280,6 +300,33 @@ mod tests {
             ("[::1", false),
         ] {
             assert_eq!(is_allowed_host(host, &allowed), is_allowed, "{host}");
+        }
+    }
+
+    #[test]
+    fn forwarded_host_counts_only_from_a_trusted_proxy() {
+        let header =
+            |name: &'static str, value: &'static str| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        let headers = HeaderMap::from_iter([
+            header("host", "10.0.0.7:9465"),
+            header("x-forwarded-host", "evil.example, Console.example.com"),
+        ]);
+        assert_eq!(host(&headers, false), "10.0.0.7:9465");
+        assert_eq!(host(&headers, true), "console.example.com");
+        let without = HeaderMap::from_iter([header("host", "LOCALHOST")]);
+        assert_eq!(host(&without, true), "localhost");
+    }
+
+    #[test]
+    fn only_the_form_of_an_edit_is_shown_again_without_a_session() {
+        for (path, is_form) in [
+            ("/wolkvox/message/0a/edit", true),
+            ("/wolkvox/message//edit", false),
+            ("/wolkvox/message/0a/raw", false),
+            ("/wolkvox/message/0a/0b/edit", false),
+            ("/message/0a/edit", false),
+        ] {
+            assert_eq!(is_edit("/wolkvox/", path), is_form, "{path}");
         }
     }
 

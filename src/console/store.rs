@@ -258,10 +258,17 @@ impl Store {
 
     /// The messages of an action in a state.
     pub(crate) fn items(&self, action: &str, state: &str, most: u32) -> Result<Vec<Item>, String> {
+        self.items_from(action, state, 0, most)
+    }
+
+    /// The messages of an action in a state, from this fingerprint on, in its order.
+    pub(crate) fn items_from(&self, action: &str, state: &str, from: u128, most: u32) -> Result<Vec<Item>, String> {
         self.with(|db| {
-            let mut read =
-                db.prepare("SELECT print, alike, id, state, why FROM item WHERE action = ?1 AND state = ?2 LIMIT ?3")?;
-            let rows = read.query_map(params![action, state, most], |row| {
+            let mut read = db.prepare(
+                "SELECT print, alike, id, state, why FROM item
+                 WHERE action = ?1 AND state = ?2 AND print >= ?3 ORDER BY print LIMIT ?4",
+            )?;
+            let rows = read.query_map(params![action, state, from.to_be_bytes(), most], |row| {
                 let print: [u8; 16] = row.get(0)?;
                 let alike: i64 = row.get(1)?;
                 Ok(Item {
@@ -273,6 +280,15 @@ impl Store {
                 })
             })?;
             rows.collect()
+        })
+    }
+
+    /// The ids of an action's messages, in every state.
+    pub(crate) fn ids(&self, action: &str, most: usize) -> Result<Vec<String>, String> {
+        self.with(|db| {
+            let mut read = db.prepare("SELECT id FROM item WHERE action = ?1 LIMIT ?2")?;
+            let most = i64::try_from(most).unwrap_or(i64::MAX);
+            read.query_map(params![action, most], |row| row.get(0))?.collect()
         })
     }
 
@@ -350,6 +366,8 @@ mod tests {
         store.end("a", "done", None, 200).unwrap();
         assert_eq!(store.counts("a").unwrap(), Counts::from([("created".to_owned(), 1), ("gone".to_owned(), 2)]));
         assert_eq!(store.items("a", "created", 10).unwrap().first().unwrap().print, u128::MAX);
+        assert_eq!(store.items_from("a", "gone", 2, 10).unwrap().len(), 1);
+        assert!(store.items_from("a", "gone", 3, 10).unwrap().is_empty());
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
         store.sweep(100 + RETENTION_SECONDS + 1).unwrap();

@@ -84,6 +84,12 @@ impl Overview {
         }
     }
 
+    /// The messages that wait, counted as for the forecast; none when they cannot be counted.
+    #[must_use]
+    pub fn backlog(&self, now: Timestamp, zone: &TimeZone) -> Option<u64> {
+        self.best_forecast(now, zone)?.1.backlog
+    }
+
     /// Whether a worker's gate is open, and the forecast.
     fn best_forecast(&self, now: Timestamp, zone: &TimeZone) -> Option<(bool, Forecast)> {
         let pages = || self.workers.iter().filter_map(|worker| Some((worker.role, worker.answer.page.as_ref().ok()?)));

@@ -1,8 +1,11 @@
 //! Tests of the console with a real RabbitMQ, the sandbox and a real browser: pages, actions and safety rules.
 
 mod acting;
+mod audit;
 mod browser;
 mod doubt;
+mod links;
+mod login;
 mod looking;
 mod safety;
 

@@ -326,7 +326,7 @@ pub const KEYS: &[Key] = &[
         "console.trusted_proxies",
         Preset::Absent,
         Kind::Like("IP addresses"),
-        "Proxies whose `X-Forwarded-For`, `X-Forwarded-Proto` and `console.user_header` are believed.",
+        "Proxies whose `X-Forwarded-For`, `X-Forwarded-Host`, `X-Forwarded-Proto` and `console.user_header` are believed.",
     )
     .list(),
     key(

@@ -1,31 +1,26 @@
-//! *Activity*: who did what, and with what result. Also the page of each action, from its count to its result.
+//! *Activity*: who did what, and with what result.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{Extension, Path, RawQuery, State};
+use axum::extract::{Extension, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use jiff::Timestamp;
 
-use super::posted::Posted;
 use super::results::{FOLLOWED, replays_elsewhere, result};
-use super::{Said, Shell, go, parameter, print_of, said, show, when};
+use super::{Shell, parameter, said, show, when};
 use crate::console::App;
-use crate::console::actions::{self, ActionRequest, Counting, PRINT};
-use crate::console::safety::{Form, Visitor};
+use crate::console::safety::Visitor;
 use crate::console::store::Action;
 use crate::console::times::When;
 use crate::count::grouped;
 use crate::dead_letters::audit::{BEGUN, Record};
-use crate::dead_letters::filter::Filter;
 
-/// The most records on the page.
-const MAX_ROWS: usize = 200;
-/// The most message ids that are listed for each state.
-const MAX_LISTED_IDS: u32 = 50;
-/// Seconds until the page of a running action is loaded again.
-const REFRESH_SECONDS: u32 = 5;
+/// Rows on one page.
+const ROWS_PER_PAGE: usize = 200;
 
 #[derive(Template)]
 #[template(path = "activity.html")]
@@ -33,6 +28,8 @@ struct Page {
     shell: Shell,
     running: Vec<Row>,
     rows: Vec<Row>,
+    earlier: Option<String>,
+    later: Option<String>,
 }
 
 struct Row {
@@ -48,7 +45,18 @@ struct Row {
     restore: Option<String>,
 }
 
-pub(super) async fn page(State(app): State<Arc<App>>, Extension(visitor): Extension<Visitor>) -> Response {
+/// What a row is made of.
+enum Entry<'a> {
+    /// An action of this console that is not on record.
+    Own(&'a Action),
+    Recorded(&'a Record),
+}
+
+pub(super) async fn page(
+    State(app): State<Arc<App>>,
+    Extension(visitor): Extension<Visitor>,
+    RawQuery(query): RawQuery,
+) -> Response {
     let mut shell = Shell::new(&app, &visitor, "Activity", "activity");
     let ours = match app.store.actions(None, 500) {
         Ok(ours) => ours,
@@ -65,27 +73,43 @@ pub(super) async fn page(State(app): State<Arc<App>>, Extension(visitor): Extens
             .push(format!("The audit stream could not be read ({why}). Only this console's own actions are shown."));
         Vec::new()
     });
-    let mut running = Vec::new();
-    let mut rows: Vec<Row> = Vec::new();
-    for action in &ours {
-        let is_recorded = records.iter().any(|record| record.action == action.id);
-        if action.state == "running" {
-            running.push(own(&app, action));
-        } else if !is_recorded {
-            rows.push(own(&app, action));
-        }
-    }
     let results = replays_elsewhere(&app, &records, &ours).await;
-    rows.extend(records.iter().take(MAX_ROWS).map(|record| recorded(&app, record, &ours, &results)));
-    rows.sort_by(|a, b| b.at.utc.cmp(&a.at.utc));
-    rows.truncate(MAX_ROWS);
+    let entries = entries(&ours, &records);
+    let number: usize = parameter(query.as_deref(), "page").and_then(|page| page.parse().ok()).unwrap_or(0);
+    let from = number.saturating_mul(ROWS_PER_PAGE).min(entries.len());
+    let row = |entry: &Entry<'_>| match entry {
+        Entry::Own(action) => own(&app, action),
+        Entry::Recorded(record) => recorded(&app, record, &ours, &results),
+    };
+    let mut rows: Vec<Row> = entries.iter().skip(from).take(ROWS_PER_PAGE).map(row).collect();
+    let mut running: Vec<Row> =
+        ours.iter().filter(|action| action.state == "running").map(|action| own(&app, action)).collect();
     if !shell.sees_bodies {
         // A filter can hold the CRM's words or a search in bodies.
         for row in running.iter_mut().chain(&mut rows) {
             (row.filter, row.reason) = Default::default();
         }
     }
-    show(&Page { shell, running, rows })
+    let link = |page: usize| format!("{}activity?page={page}", app.base);
+    let earlier = (number > 0).then(|| link(number - 1));
+    let later = (from + ROWS_PER_PAGE < entries.len()).then(|| link(number + 1));
+    show(&Page { shell, running, rows, earlier, later })
+}
+
+/// The records, and our actions that ended without one; the newest first.
+fn entries<'a>(ours: &'a [Action], records: &'a [Record]) -> Vec<Entry<'a>> {
+    // The record of who cancelled an action is not the action's own.
+    let is_recorded =
+        |action: &&Action| records.iter().any(|record| record.action == action.id && record.what != "cancel");
+    let own = ours.iter().filter(|action| action.state != "running" && !is_recorded(action)).map(Entry::Own);
+    let mut entries: Vec<Entry<'a>> = records.iter().map(Entry::Recorded).chain(own).collect();
+    entries.sort_by_cached_key(|entry| {
+        Reverse(match entry {
+            Entry::Own(action) => Timestamp::from_second(action.ended.unwrap_or(action.created_at)).ok(),
+            Entry::Recorded(record) => record.at.parse().ok(),
+        })
+    });
+    entries
 }
 
 fn own(app: &App, action: &Action) -> Row {
@@ -96,10 +120,15 @@ fn own(app: &App, action: &Action) -> Row {
         what: action.what.clone(),
         filter: action.filter.clone(),
         reason: action.reason.clone().unwrap_or_default(),
-        result: result(action, &app.store.counts(&action.id).unwrap_or_default()) + &ending(action),
+        result: own_result(app, action),
         link: Some(format!("{}actions/{}", app.base, action.id)),
         restore: None,
     }
+}
+
+fn own_result(app: &App, action: &Action) -> String {
+    let counts = app.store.counts(&action.id).unwrap_or_default();
+    result(action, &counts, app.now().as_second()) + &ending(action)
 }
 
 /// The end of an action's result, unless it handled everything.
@@ -126,7 +155,7 @@ fn recorded(app: &App, record: &Record, ours: &[Action], results: &HashMap<Strin
         reason: record.reason.clone().unwrap_or_default(),
         result: match action {
             _ if record.what == "cancel" => record.result.clone(),
-            Some(action) => result(action, &app.store.counts(&action.id).unwrap_or_default()) + &ending(action),
+            Some(action) => own_result(app, action),
             None => match results.get(&record.action) {
                 Some(result) => format!("{result}{suffix}"),
                 None if record.count == 0 || record.result == BEGUN => record.result.clone(),
@@ -139,225 +168,36 @@ fn recorded(app: &App, record: &Record, ours: &[Action], results: &HashMap<Strin
     }
 }
 
-#[derive(Template)]
-#[template(path = "action.html")]
-struct ActionPage {
-    shell: Shell,
-    id: String,
-    what: String,
-    /// The action as its button is labelled.
-    verb: &'static str,
-    state: String,
-    who: String,
-    filter: String,
-    created_at: When,
-    counted: Vec<String>,
-    reason: String,
-    note: String,
-    error: String,
-    count: u64,
-    handled: u64,
-    result: String,
-    /// The form field (name and value) that counts the same messages again, with those in doubt. None if nothing was left out.
-    again_with_doubt: Option<(&'static str, String)>,
-    /// It was cancelled, and handles its last messages.
-    is_ending: bool,
-    /// It does not go on before the console starts without `console.read_only`.
-    is_held_by_read_only: bool,
-    can_restore: bool,
-    /// RabbitMQ did not take a copy of the remaining messages.
-    can_delete: bool,
-    lists: Vec<(&'static str, Vec<(String, String)>)>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-pub(super) async fn action(
-    State(app): State<Arc<App>>,
-    Extension(visitor): Extension<Visitor>,
-    Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Response {
-    let action = match app.store.action(&id) {
-        Ok(Some(action)) => action,
-        Ok(None) if app.counting(&id).is_some() => return being_counted(&app, &visitor, &id),
-        Ok(None) => return said(&app, &visitor, StatusCode::NOT_FOUND, "There is no such action.", "activity"),
-        Err(why) => return said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, "activity"),
-    };
-    if action.state != "counted" {
-        // Messages that failed again show up in the next reading of the queues.
-        app.index.view(&app.tasks, &app.stop).await;
-    }
-    if let Err(why) = app.follow(&action).await {
-        return said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, "activity");
-    }
-    match action_page(&app, &visitor, action, &query.unwrap_or_default()) {
-        Ok(page) => show(&page),
-        Err(why) => said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, "activity"),
-    }
-}
-
-fn action_page(app: &App, visitor: &Visitor, action: Action, query: &str) -> Result<ActionPage, String> {
-    let counts = app.store.counts(&action.id)?;
-    let of = |state: &str| counts.get(state).copied().unwrap_or(0);
-    let count: u64 = counts.values().sum();
-    let mut shell = Shell::new(app, visitor, "Action", "activity");
-    let waits = action.state == "running" || (action.what == "replay" && of("sent") > 0);
-    if waits && action.state != "counted" {
-        shell = shell.refreshing(REFRESH_SECONDS, &format!("actions/{}", action.id), query);
-    }
-    // A filter can hold the CRM's words or a search in bodies.
-    let shown = |text: String| if shell.sees_bodies { text } else { String::new() };
-    let mut lists = Vec::new();
-    for (state, title) in [("failed_again", "Failed again"), ("skipped", "Stayed"), ("gone", "No longer there")] {
-        let items = app.store.items(&action.id, state, MAX_LISTED_IDS)?;
-        if !items.is_empty() {
-            lists.push((title, items.into_iter().map(|item| (item.id, shown(item.why.unwrap_or_default()))).collect()));
-        }
-    }
-    Ok(ActionPage {
-        created_at: when(app, action.created_at),
-        counted: action.counted.lines().map(ToOwned::to_owned).collect(),
-        reason: shown(action.reason.clone().unwrap_or_default()),
-        note: shown(action.note.clone().unwrap_or_default()),
-        error: action.error.clone().unwrap_or_default(),
-        count,
-        handled: count - of("waiting"),
-        result: result(&action, &counts),
-        again_with_doubt: (action.state == "counted" && actions::left_in_doubt(&action) && action.body.is_none()).then(
-            || match parameter(Some(&action.query), PRINT) {
-                Some(print) => (PRINT, print),
-                None => ("query", action.query.clone()),
-            },
-        ),
-        can_restore: action.what == "discard"
-            && action.state != "counted"
-            && action.state != "running"
-            && of("sent") > 0,
-        is_ending: app.is_ending(&action.id),
-        is_held_by_read_only: action.state == "running" && app.config.console.read_only,
-        can_delete: action.what == "discard" && action.state == "failed" && of("waiting") > 0,
-        verb: match action.what.as_str() {
-            "replay" => "Replay",
-            "discard" => "Discard",
-            "delete" => "Discard for good",
-            _ => "Restore",
-        },
-        lists,
-        id: action.id,
-        what: action.what,
-        state: action.state,
-        who: action.who,
-        filter: shown(action.filter),
-        shell,
-    })
-}
-
-/// The page of an action whose messages are being counted, or could not be counted.
-fn being_counted(app: &App, visitor: &Visitor, id: &str) -> Response {
-    match app.counting(id) {
-        Some(Counting::Failed(why)) => said(app, visitor, StatusCode::CONFLICT, why, "failed"),
-        Some(Counting::Running) | None => {
-            let shell = Shell::new(app, visitor, "Action", "activity").refreshing(
-                REFRESH_SECONDS,
-                &format!("actions/{id}"),
-                "",
-            );
-            let text = "The messages are being counted. This page is loaded again until they are.".to_owned();
-            show(&Said { shell, text, back: format!("{}failed", app.base) })
-        }
-    }
-}
-
-/// Counts an action and redirects to its page.
-pub(super) async fn count(State(app): State<Arc<App>>, Posted { visitor, form }: Posted) -> Response {
-    let asked = match action_request(&form, &visitor) {
-        Ok(asked) => asked,
-        Err(why) => return said(&app, &visitor, StatusCode::BAD_REQUEST, why, "failed"),
-    };
-    match actions::start_count(&app, asked).await {
-        Ok(id) => go(&app, &format!("actions/{id}")),
-        Err(why) => said(&app, &visitor, StatusCode::CONFLICT, why, "failed"),
-    }
-}
-
-fn action_request(form: &Form, visitor: &Visitor) -> Result<ActionRequest, String> {
-    let what = ["replay", "discard", "delete", "restore"].into_iter().find(|what| form.get("what") == Some(what));
-    let print = match form.get("print") {
-        Some(name) => Some(print_of(name).ok_or("there is no such message")?),
-        None => None,
-    };
-    let what = what.ok_or("say what to do: replay, discard, delete or restore")?;
-    if !["print", "query", "rest_of"].iter().any(|which| form.has(which)) {
-        return Err("say which messages: print, query or rest_of is missing".to_owned());
-    }
-    if form.get("rest_of").is_some() && what != "delete" {
-        return Err("the rest of an action can only be deleted".to_owned());
-    }
-    Ok(ActionRequest {
-        what,
-        filter: Filter::from_query(form.text("query"))?,
-        print,
-        rest_of: form.get("rest_of").map(ToOwned::to_owned),
-        in_doubt: form.get("doubt").is_some(),
-        new_id: form.get("new_id").map(|_| crate::dead_letters::audit::new_action()),
-        who: visitor.session.name.clone(),
-        address: visitor.address.to_string(),
-        ..ActionRequest::default()
-    })
-}
-
-/// Writes to the audit who cancelled an action: it can be another operator than the one who began it.
-fn audit_cancel(app: &Arc<App>, id: &str, visitor: &Visitor) {
-    let record = Record {
-        action: id.to_owned(),
-        what: "cancel".to_owned(),
-        who: visitor.session.name.clone(),
-        from: format!("console {}", visitor.address),
-        result: "done".to_owned(),
-        ..Record::default()
-    };
-    app.audit(record);
-}
-
-/// Confirms an action, or cancels it.
-pub(super) async fn post(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-    Posted { visitor, form }: Posted,
-) -> Response {
-    let back = format!("actions/{id}");
-    if form.get("do") == Some("cancel") {
-        if app.cancel(&id) {
-            audit_cancel(&app, &id, &visitor);
-        }
-        return go(&app, &back);
-    }
-    let needs_reason =
-        matches!(app.store.action(&id), Ok(Some(action)) if matches!(action.what.as_str(), "discard" | "delete"));
-    let reason = form.get("reason").map(str::trim).filter(|reason| !reason.is_empty());
-    if needs_reason && reason.is_none() {
-        return said(
-            &app,
-            &visitor,
-            StatusCode::BAD_REQUEST,
-            "Say why: others may miss these messages. Nothing was done.",
-            &back,
-        );
-    }
-    let rate = match form.get("rate").map(str::parse::<f64>) {
-        None => None,
-        Some(Ok(rate)) if (0.001..=10_000.0).contains(&rate) => Some(rate),
-        Some(_) => {
-            return said(
-                &app,
-                &visitor,
-                StatusCode::BAD_REQUEST,
-                "The rate is a number from 0.001 to 10000. Nothing was done.",
-                &back,
-            );
-        }
-    };
-    match app.confirm(&id, &visitor.session.name, reason, rate) {
-        Ok(()) => go(&app, &back),
-        Err(why) => said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, &back),
+    #[test]
+    fn record_of_a_cancel_does_not_hide_the_action() {
+        let action = |id: &str, state: &str, ended| Action {
+            id: id.to_owned(),
+            state: state.to_owned(),
+            ended: Some(ended),
+            ..Action::default()
+        };
+        let record = |action: &str, what: &str, at: &str| Record {
+            action: action.to_owned(),
+            what: what.to_owned(),
+            at: at.to_owned(),
+            ..Record::default()
+        };
+        let ours = [action("cancelled", "cancelled", 20), action("recorded", "done", 30), action("now", "running", 40)];
+        let records = [
+            record("cancelled", "cancel", "1970-01-01T00:00:10.000Z"),
+            record("recorded", "replay", "1970-01-01T00:00:30.000Z"),
+        ];
+        let shown: Vec<(&str, &str)> = entries(&ours, &records)
+            .into_iter()
+            .map(|entry| match entry {
+                Entry::Own(action) => ("own", action.id.as_str()),
+                Entry::Recorded(record) => ("recorded", record.action.as_str()),
+            })
+            .collect();
+        assert_eq!(shown, [("recorded", "recorded"), ("own", "cancelled"), ("recorded", "cancelled")]);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use askama::Template;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 
 use super::message::{ledger_and_creation, preview, whole_body};
 use super::{Shell, go, print_name, print_of, refused, said, show};
@@ -22,6 +22,11 @@ use crate::dead_letters::list_entry::ListEntry;
 use crate::ledger::Digest;
 use crate::message::task::FIELDS;
 use crate::observe::ledger_page::hex;
+
+/// The form field of the whole body.
+const BODY: &str = "body";
+/// The field whose form field has many lines.
+const LONG: &str = "description";
 
 #[derive(Template)]
 #[template(path = "edit.html")]
@@ -48,6 +53,7 @@ struct Field {
     name: &'static str,
     value: String,
     is_bad: bool,
+    is_long: bool,
 }
 
 /// The message, its original body, and whether its task exists.
@@ -98,10 +104,11 @@ pub(super) async fn page(
 /// Checks the edited body, and counts a replay when the operator asked for one and the body is valid.
 pub(super) async fn post(
     State(app): State<Arc<App>>,
-    Extension(visitor): Extension<Visitor>,
+    visitor: Option<Extension<Visitor>>,
     Path(name): Path<String>,
     request: Request,
 ) -> Response {
+    let Some(Extension(visitor)) = visitor else { return expired(&app, &name, request).await };
     let (form, note) = match safety::form(&visitor, request).await {
         Ok(form) => (form, None),
         // The form expired. It is shown again with a new token, so that the operator's text is not lost.
@@ -118,9 +125,7 @@ pub(super) async fn post(
     let body = match written(&form, &subject.before) {
         Ok(body) => body,
         Err(why) => {
-            let mut page = filled(&app, &visitor, &subject, form.text("body").as_bytes(), true, wants_new_id, note);
-            page.problems = why;
-            return show(&page);
+            return show(&Page { problems: why, ..as_written(&app, &visitor, &subject, &form, wants_new_id, note) });
         }
     };
     let is_good = preview(&app, &subject.entry, &subject.detail, &body).problems().is_none();
@@ -156,23 +161,88 @@ pub(super) async fn post(
     }
 }
 
+/// The page with what the operator wrote, from which no body can be made.
+fn as_written(
+    app: &App,
+    visitor: &Visitor,
+    subject: &Subject,
+    form: &Form,
+    wants_new_id: bool,
+    note: Option<&str>,
+) -> Page {
+    if form.get("by") != Some("fields") {
+        return filled(app, visitor, subject, form.text(BODY).as_bytes(), true, wants_new_id, note);
+    }
+    let mut page = filled(app, visitor, subject, &subject.before, false, wants_new_id, note);
+    for field in &mut page.fields {
+        field.value = text::field(form.text(&format!("field.{}", field.name)));
+    }
+    page
+}
+
+#[derive(Template)]
+#[template(path = "expired.html")]
+struct Expired {
+    base: String,
+    queue: String,
+    print: String,
+    /// Names, and texts escaped for a form field.
+    fields: Vec<(&'static str, String)>,
+}
+
+/// The answer to a post after the end of its session: the text of the form, so that nothing is lost.
+async fn expired(app: &App, name: &str, request: Request) -> Response {
+    let Some(form) = safety::read(request).await else {
+        return (StatusCode::BAD_REQUEST, "the form could not be read\n").into_response();
+    };
+    let posted = |name: &'static str| {
+        let given = if name == BODY { form.get(name) } else { form.get(&format!("field.{name}")) };
+        Some((name, text::field(given?)))
+    };
+    let page = Expired {
+        base: app.base.clone(),
+        queue: app.dead_letters.queues.work.clone(),
+        print: name.to_owned(),
+        fields: [BODY].into_iter().chain(FIELDS).filter_map(posted).collect(),
+    };
+    (StatusCode::UNAUTHORIZED, show(&page)).into_response()
+}
+
 /// The edited body: the text field, or the original body with the changed fields.
 fn written(form: &Form, before: &[u8]) -> Result<Vec<u8>, String> {
     if form.get("by") != Some("fields") {
+        let text = form.text(BODY);
+        if std::str::from_utf8(before).is_ok_and(|before| is_unchanged(before, text, true)) {
+            return Ok(before.to_vec());
+        }
         // Browsers send each line end as CR LF. The CR is removed when the original body has none.
-        let text = form.text("body");
         let had = before.windows(2).any(|pair| pair == b"\r\n");
         return Ok(if had { text.to_owned() } else { text.replace("\r\n", "\n") }.into_bytes());
     }
     let mut settings = Vec::new();
     for field in FIELDS {
         let held = body::value_at(before, field);
-        let given = form.text(&format!("field.{field}")).replace("\r\n", "\n");
-        if held.as_deref().unwrap_or_default().replace("\r\n", "\n") != given {
-            settings.push(FieldEdit::parse(&format!("{field}={given}"))?);
+        let given = form.text(&format!("field.{field}"));
+        if !is_unchanged(held.as_deref().unwrap_or_default(), given, field == LONG) {
+            settings.push(FieldEdit::parse(&format!("{field}={}", given.replace("\r\n", "\n")))?);
         }
     }
     set(before, &settings)
+}
+
+/// Whether a browser sends `given` for a form field that holds `held` and that nobody has changed.
+fn is_unchanged(held: &str, given: &str, is_textarea: bool) -> bool {
+    as_a_browser_sends(held, is_textarea) == as_a_browser_sends(given, is_textarea)
+}
+
+/// The text that a browser makes of a form field's text. HTML has no NUL, an `<input>` has no line ends, and a `<textarea>`
+/// has one kind of line end.
+fn as_a_browser_sends(text: &str, is_textarea: bool) -> String {
+    let text = text.replace('\0', "\u{fffd}");
+    match is_textarea {
+        true => text.replace("\r\n", "\n").replace('\r', "\n"),
+        false => text.replace(['\r', '\n'], ""),
+    }
 }
 
 fn filled(
@@ -200,6 +270,7 @@ fn filled(
         name,
         value: text::field(&body::value_at(body, name).unwrap_or_default()),
         is_bad: problems.split([';', '\n']).any(|problem| problem.trim_start().starts_with(&format!("{name}:"))),
+        is_long: name == LONG,
     };
     Page {
         print: print_name(subject.entry.fingerprint),
@@ -215,5 +286,25 @@ fn filled(
         is_taken: subject.creation == CreationState::IdTaken || &*subject.entry.kind == "id_conflict",
         wants_new_id,
         shell,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn field_that_a_browser_alters_is_unchanged_until_somebody_edits_it() {
+        for (held, given, is_textarea, unchanged) in [
+            ("a\nb\rc\r\n", "abc", false, true),
+            ("a\0b", "a\u{fffd}b", false, true),
+            ("a\rb\nc\r\n", "a\r\nb\r\nc\r\n", true, true),
+            ("a\0b", "a\u{fffd}b", true, true),
+            ("a\nb", "ab", true, false),
+            ("a\nb", "abc", false, false),
+            (" a", "a", false, false),
+        ] {
+            assert_eq!(is_unchanged(held, given, is_textarea), unchanged, "{held:?} {given:?} {is_textarea}");
+        }
     }
 }

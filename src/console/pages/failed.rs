@@ -9,10 +9,13 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
+use jiff::Timestamp;
 
 use super::{Shell, go, parameter, print_name, refused, said, show};
 use crate::console::App;
+use crate::console::index::{BODY, Snapshot};
 use crate::console::safety::{self, Visitor};
+use crate::console::text::field;
 use crate::console::times::When;
 use crate::count::grouped;
 use crate::dead_letters::Source;
@@ -34,11 +37,13 @@ struct Page {
     shell: Shell,
     filter: Filter,
     query: String,
-    /// Text escaped for a form field.
-    cause: String,
+    /// This page's own query: the filter, the view and the page.
+    here: String,
+    /// What the form of the filter keeps: names and values, the values escaped for a form field.
+    kept: Vec<(&'static str, String)>,
     words: String,
     is_filtered: bool,
-    kinds: Vec<(&'static str, bool)>,
+    kinds: Vec<(String, bool)>,
     older: String,
     newer: String,
     total: String,
@@ -51,6 +56,8 @@ struct Page {
     earlier: Option<String>,
     later: Option<String>,
     in_doubt: u64,
+    /// How many bodies were searched only in part.
+    partly_searched: u64,
     is_read: bool,
     is_failed: bool,
 }
@@ -120,10 +127,11 @@ fn filled(
     let link = |page: usize| format!("{}failed?{query}&view=list&page={page}", app.base);
     let sees = shell.sees_bodies;
     Page {
-        kinds: kinds().map(|kind| (kind, filter.kind.iter().any(|wanted| wanted == kind))).collect(),
+        kinds: choices(&filter),
         older: filter.older_than.map(crate::duration::format).unwrap_or_default(),
         newer: filter.newer_than.map(crate::duration::format).unwrap_or_default(),
-        cause: crate::console::text::field(filter.cause.as_deref().unwrap_or_default()),
+        here: if as_list { format!("{query}&view=list&page={number}") } else { query.clone() },
+        kept: kept(&filter, as_list),
         words: filter.words(),
         is_filtered: filter.is_given(),
         total: grouped(total as u64),
@@ -136,12 +144,38 @@ fn filled(
             .then(|| entries.iter().skip(from).take(MESSAGES_PER_PAGE).map(|entry| row(app, entry, sees)).collect()),
         earlier: (as_list && number > 0).then(|| link(number - 1)),
         later: (as_list && from + MESSAGES_PER_PAGE < entries.len()).then(|| link(number + 1)),
+        partly_searched: snapshot.map_or(0, |snapshot| partly_searched(snapshot, &filter, now)),
         is_read: view.knows(total == 0),
         is_failed: view.failure.is_some(),
         query,
         filter,
         shell,
     }
+}
+
+/// How many of the messages whose bodies a filter searches have a body of which only the first part is kept.
+fn partly_searched(snapshot: &Snapshot, filter: &Filter, now: Timestamp) -> u64 {
+    if filter.text.is_none() {
+        return 0;
+    }
+    let others = Filter { text: None, ..filter.clone() };
+    snapshot.filtered(&others, now).filter(|entry| entry.size as usize > BODY).count() as u64
+}
+
+/// Every kind, and whether the filter has it. A message can have a kind of another version.
+fn choices(filter: &Filter) -> Vec<(String, bool)> {
+    let unknown = filter.kind.iter().filter(|kind| !kinds().any(|known| known == kind.as_str()));
+    let all = kinds().map(ToOwned::to_owned).chain(unknown.cloned());
+    all.map(|kind| (kind.clone(), filter.kind.contains(&kind))).collect()
+}
+
+/// The conditions that the form has no field for, and the view.
+fn kept(filter: &Filter, as_list: bool) -> Vec<(&'static str, String)> {
+    let ids = filter.id.iter().map(|id| ("id", id.as_str()));
+    let texts = [("cause", &filter.cause), ("action", &filter.action)];
+    let texts = texts.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+    let all = ids.chain(texts).chain(as_list.then_some(("view", "list")));
+    all.map(|(name, value)| (name, field(value))).collect()
 }
 
 fn group_row(app: &App, filter: &Filter, group: &crate::dead_letters::group::Group, sees: bool) -> GroupRow {

@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use super::{go, parameter, refused, show};
 use crate::console::App;
 use crate::console::auth::LoginResult;
-use crate::console::safety::{self, NoSession, Visitor, new_session, session_cookie};
+use crate::console::safety::{self, IsSecure, NoSession, Visitor, new_session, session_cookie};
 use crate::dead_letters::audit::{Record, new_action};
 
 #[derive(Template)]
@@ -54,6 +54,7 @@ pub(super) async fn post(
     State(app): State<Arc<App>>,
     stranger: Option<Extension<NoSession>>,
     visitor: Option<Extension<Visitor>>,
+    Extension(IsSecure(is_secure)): Extension<IsSecure>,
     request: Request,
 ) -> Response {
     let address = match (stranger, visitor) {
@@ -61,7 +62,6 @@ pub(super) async fn post(
         (None, Some(Extension(visitor))) => visitor.address,
         (None, None) => return StatusCode::FORBIDDEN.into_response(),
     };
-    let is_secure = request.headers().get("x-forwarded-proto").is_some_and(|proto| proto == "https");
     let Some(fields) = safety::read(request).await else {
         return (StatusCode::BAD_REQUEST, "the form could not be read\n").into_response();
     };

@@ -1,5 +1,6 @@
 //! *Message*: everything about one dead letter.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
 
+use super::example::Copies;
 use super::{Shell, print_name, print_of, said, show, when};
 use crate::console::App;
 use crate::console::index::{BODY, Detail, View};
@@ -20,9 +22,9 @@ use crate::dead_letters::body;
 use crate::dead_letters::ledger_access::{CreationState, LedgerAccess, creation_state};
 use crate::dead_letters::list_entry::ListEntry;
 use crate::dead_letters::preview::Preview;
-use crate::message::retry_state::{PastAttempt, is_brokers, string};
+use crate::message::body::unpacked;
+use crate::message::retry_state::PastAttempt;
 use crate::observe::ledger_page::not_found;
-use crate::visible;
 
 #[derive(Template)]
 #[template(path = "message.html")]
@@ -33,6 +35,8 @@ struct Page {
     has_id: bool,
     facts: Vec<(&'static str, String)>,
     failed: Option<When>,
+    /// What somebody found in the CRM, and when.
+    looked_up: Option<(String, When)>,
     creation: &'static str,
     is_in_doubt: bool,
     is_created: bool,
@@ -41,14 +45,15 @@ struct Page {
     attempts: Vec<AttemptRow>,
     lines: Vec<(String, bool)>,
     is_text: bool,
+    /// The body is compressed; its lines are those of the unpacked body.
+    is_compressed: bool,
     is_cut: bool,
     size: u32,
     /// A heading and a text.
     preview: Option<(String, String)>,
     /// A replay of the unchanged message is refused again.
     is_refused: bool,
-    command: String,
-    example: String,
+    copies: Copies,
 }
 
 struct AttemptRow {
@@ -117,16 +122,21 @@ fn filled(
     creation: CreationState,
 ) -> Page {
     let (now, zone, sees) = (app.now(), &app.config.crm.timezone, shell.sees_bodies);
-    let text = std::str::from_utf8(&detail.message.body).ok().map(ToOwned::to_owned);
     let is_cut = entry.size as usize > BODY;
+    // A part of a compressed body cannot be unpacked, and neither can a damaged one.
+    let unpacked = if is_cut { None } else { unpacked(&detail.message).ok().filter(|body| body.len() <= BODY) };
+    let is_compressed = matches!(unpacked, Some(Cow::Owned(_)));
+    let body = unpacked.unwrap_or(Cow::Borrowed(detail.message.body.as_slice()));
     let preview = (sees && !is_cut).then(|| preview(app, entry, detail, &detail.message.body));
-    let whole = text.clone().filter(|_| sees && !is_cut);
+    let whole = std::str::from_utf8(&body).ok().filter(|_| sees && !is_cut);
+    let copies = whole.map(|body| Copies::new(entry, detail, body)).unwrap_or_default();
     Page {
         print: print_name(entry.fingerprint),
         id: entry.id.to_string(),
         has_id: entry.has_id,
         facts: facts(app, entry, detail, sees),
         failed: When::maybe(entry.failed_at, now, zone),
+        looked_up: looked_up(app, &entry.id),
         creation: match creation {
             CreationState::NotCreated => "As far as is known its task does not exist.",
             CreationState::InDoubt => {
@@ -142,14 +152,14 @@ fn filled(
         is_taken: creation == CreationState::IdTaken,
         ledger,
         attempts: detail.history.iter().map(|attempt| attempt_row(app, attempt, sees)).collect(),
-        lines: if sees { lines(text.as_deref(), detail, entry.field.as_deref()) } else { Vec::new() },
+        lines: if sees { lines(&body, bad_member(entry, &detail.dead_letter.message)) } else { Vec::new() },
         is_text: detail.is_text,
+        is_compressed,
         is_cut,
         size: entry.size,
         is_refused: preview.as_ref().is_some_and(|preview| preview.problems().is_some()),
         preview: preview.as_ref().map(Preview::words),
-        command: whole.as_ref().map(|body| map_command(entry, detail, body)).unwrap_or_default(),
-        example: whole.map(|body| rule_example(entry, detail, &body)).unwrap_or_default(),
+        copies,
         shell,
     }
 }
@@ -184,15 +194,14 @@ fn facts(app: &App, entry: &ListEntry, detail: &Detail, sees: bool) -> Vec<(&'st
     fact("Replayed before", Some(entry.replays.to_string()).filter(|_| entry.replays > 0));
     fact("Last action", entry.action.as_deref().map(ToOwned::to_owned));
     fact("Edited", detail.edited.clone());
-    fact("Looked up in the CRM", looked_up(app, &entry.id));
     facts
 }
 
 /// What somebody found in the CRM, from the check-off list.
-fn looked_up(app: &App, id: &str) -> Option<String> {
+fn looked_up(app: &App, id: &str) -> Option<(String, When)> {
     let (found, who, at) = app.store.checked(id).ok()??;
     let found = if found == "exists" { "the task exists" } else { "the task does not exist" };
-    Some(format!("{found}, says {who}, {}", when(app, at).local))
+    Some((format!("{found}, says {who}"), when(app, at)))
 }
 
 fn attempt_row(app: &App, attempt: &PastAttempt, sees: bool) -> AttemptRow {
@@ -209,15 +218,32 @@ fn attempt_row(app: &App, attempt: &PastAttempt, sees: bool) -> AttemptRow {
     }
 }
 
-/// The lines of the body; those of the bad field are marked.
-fn lines(text: Option<&str>, detail: &Detail, field: Option<&str>) -> Vec<(String, bool)> {
-    let Some(text) = text else {
+/// The member of the body that the reason of the failure names. With rules that is not the field of the task, but the first
+/// part of a path such as `body.customer.id`.
+fn bad_member<'a>(entry: &'a ListEntry, reason: &'a str) -> Option<&'a str> {
+    if entry.rule.is_none() { entry.field.as_deref() } else { member_of_path(reason) }
+}
+
+/// The first member after `body.` in a text.
+fn member_of_path(text: &str) -> Option<&str> {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    let starts = text.match_indices("body.").filter(|(at, _)| {
+        let before = text.get(..*at).and_then(|before| before.chars().next_back());
+        before.is_none_or(|c| !is_part(c) && c != '.')
+    });
+    let mut names = starts.filter_map(|(at, found)| text.get(at + found.len()..)?.split(|c: char| !is_part(c)).next());
+    names.find(|name| !name.is_empty())
+}
+
+/// The lines of the body; those of the bad member are marked.
+fn lines(body: &[u8], bad: Option<&str>) -> Vec<(String, bool)> {
+    let Ok(text) = std::str::from_utf8(body) else {
         // The body was cut inside a character, or is not text.
-        let lossy = String::from_utf8_lossy(&detail.message.body);
+        let lossy = String::from_utf8_lossy(body);
         return lossy.lines().map(|line| (line.to_owned(), false)).collect();
     };
     let shown = body::indented(text).unwrap_or_else(|| text.to_owned());
-    let bad = field.map(|field| format!("  {}:", serde_json::Value::from(field)));
+    let bad = bad.map(|bad| format!("  {}:", serde_json::Value::from(bad)));
     let mut marked = false;
     let mark = |line: &str| {
         let is_member = line.starts_with("  \"");
@@ -227,61 +253,6 @@ fn lines(text: Option<&str>, detail: &Detail, field: Option<&str>) -> Vec<(Strin
         (line.to_owned(), marked)
     };
     shown.lines().map(mark).collect()
-}
-
-/// A text as one word of a shell command, whatever it contains.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-fn map_command(entry: &ListEntry, detail: &Detail, body: &str) -> String {
-    let option = |name: &str, value: &str| format!(" --{name} {}", quoted(value));
-    let mut options = String::new();
-    if !detail.exchange.is_empty() {
-        options.push_str(&option("exchange", &detail.exchange));
-    }
-    if !detail.routing_key.is_empty() {
-        options.push_str(&option("routing-key", &detail.routing_key));
-    }
-    for (name, value) in headers(detail) {
-        options.push_str(&option("header", &format!("{name}={value}")));
-    }
-    options.push_str(&option("message-id", &entry.id));
-    // Not a here-document: a body with its last line ends it, and the shell runs what follows.
-    format!("printf %s {} | wolkvox-task-worker map{options} -", quoted(&visible::json(body)))
-}
-
-fn rule_example(entry: &ListEntry, detail: &Detail, body: &str) -> String {
-    let body = &visible::json(body);
-    // A JSON string is also a TOML string.
-    let text = |text: &str| serde_json::Value::from(text).to_string();
-    let event = if body.contains(['\'', '\n', '\r']) { text(body) } else { format!("'{body}'") };
-    let exchange =
-        if detail.exchange.is_empty() { String::new() } else { format!("\nexchange = {}", text(&detail.exchange)) };
-    let headers: Vec<String> =
-        headers(detail).iter().map(|(name, value)| format!("{} = {}", text(name), text(value))).collect();
-    let headers = if headers.is_empty() { String::new() } else { format!("\nheaders = {{ {} }}", headers.join(", ")) };
-    format!(
-        "[[rules.examples]]\nevent = {event}\nrouting_key = {}{exchange}{headers}\nmessage_id = {}\ntask = {{ name = \"…\" }}",
-        text(&detail.routing_key),
-        text(&entry.id)
-    )
-}
-
-/// The publisher's headers that are text, and the content type: rules can depend on them.
-fn headers(detail: &Detail) -> Vec<(String, String)> {
-    let properties = &detail.message.properties;
-    let content_type = properties.content_type().as_ref().map(|kind| ("content-type".to_owned(), kind.to_string()));
-    let theirs = properties.headers().iter().flat_map(|headers| headers.inner());
-    let theirs = theirs.filter(|(name, _)| !(is_ours(name.as_str()) || is_brokers(name.as_str())));
-    content_type
-        .into_iter()
-        .chain(theirs.filter_map(|(name, value)| Some((name.to_string(), string(value)?))))
-        .collect()
-}
-
-fn is_ours(name: &str) -> bool {
-    name.starts_with("x-wtw-")
 }
 
 /// The whole body, read from the queue.
@@ -333,12 +304,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quoted_text_is_one_word_to_a_shell() {
-        for text in
-            ["x\nEND_OF_MESSAGE\necho PWNED", "it's; $(echo PWNED) `echo PWNED` \\ \"", "'; echo PWNED #", "-n %s\n"]
-        {
-            let shell = std::process::Command::new("sh").args(["-c", &format!("printf %s {}", quoted(text))]).output();
-            assert_eq!(String::from_utf8(shell.unwrap().stdout).unwrap(), text);
+    fn reason_of_a_rule_names_the_member_of_the_body() {
+        for (reason, member) in [
+            ("rule closed, field id_record, column 4: body.customer is an object without \"crm_id\"", Some("customer")),
+            ("body.a_1.b is missing; body.c is there", Some("a_1")),
+            ("somebody.x, the.body.y and body. are no paths", None),
+            ("the CRM answered code 417: INACTIVE", None),
+        ] {
+            assert_eq!(member_of_path(reason), member, "{reason}");
         }
     }
 }

@@ -1,11 +1,13 @@
 //! *Now*: whether the worker works, and if not, why.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
 use axum::extract::{Extension, RawQuery, State};
 use axum::response::Response;
+use jiff::Timestamp;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -18,6 +20,7 @@ use crate::console::safety::Visitor;
 use crate::console::times::When;
 use crate::count::{counted, grouped};
 use crate::dead_letters::Queues;
+use crate::observe::events::RecentMessage;
 use crate::observe::overview::{Overview, QueueWorker};
 use crate::observe::status::{Minute, Page as StatusPage, TokenStatus};
 use crate::observe::workers::Workers;
@@ -26,6 +29,11 @@ use crate::observe::workers::Workers;
 const MAX_ANSWER_AGE: Duration = Duration::from_secs(2);
 /// Seconds until the page is loaded again.
 const REFRESH_SECONDS: u32 = 5;
+
+/// The most settled messages on the page, as many as one worker reports.
+const MAX_RECENT: usize = 20;
+/// The minutes of a chart.
+const MINUTES: usize = 60;
 
 /// The last answers, for all viewers.
 #[derive(Default)]
@@ -113,16 +121,14 @@ pub(super) async fn page(
     let shell =
         Shell::new(&app, &visitor, "Now", "now").refreshing(REFRESH_SECONDS, "", query.as_deref().unwrap_or_default());
     let shell = Shell { read_at: Some(When::new(now, now, &zone)), ..shell };
-    let pages: Vec<&StatusPage> =
-        overview.workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok()).collect();
-    let active = pages.iter().find(|page| page.role == "active").or_else(|| pages.first()).copied();
+    let reports = together(&senders(&overview.workers));
     let sees = shell.sees_bodies;
     let page = Page {
         sentence: overview.sentence.clone(),
         works: overview.works,
         forecast: overview.forecast(now, &zone),
         workers: overview.workers.iter().map(|member| worker(&app, member, sees)).collect(),
-        tokens: active.map(|page| page.tokens.iter().map(|state| token(&app, state)).collect()).unwrap_or_default(),
+        tokens: reports.tokens.iter().map(|(worker, state)| token(&app, *worker, state)).collect(),
         queues: overview
             .depths
             .as_ref()
@@ -131,12 +137,61 @@ pub(super) async fn page(
         queue_problem: overview.depths.as_ref().err().map(BrokerError::with_advice),
         dead: overview.dead_letters(),
         dead_is_read: overview.dead_letters_are_read(),
-        kinds: active.map(failures).unwrap_or_default(),
-        charts: active.map(charts).unwrap_or_default(),
-        recent: active.map(|page| recent(&app, page, sees)).unwrap_or_default(),
+        kinds: reports.kinds.iter().map(|(kind, count)| ((*kind).to_owned(), grouped(*count))).collect(),
+        charts: reports
+            .minutes
+            .as_deref()
+            .map_or_else(Vec::new, |minutes| charts(minutes, overview.backlog(now, &zone))),
+        recent: reports.recent.iter().map(|settled| recent(&app, settled, sees)).collect(),
         shell,
     };
     show(&page)
+}
+
+/// What several workers report, together.
+#[derive(Debug, Default)]
+struct Reports<'a> {
+    /// The tokens. Each has the name of its worker if there are several.
+    tokens: Vec<(Option<&'a str>, &'a TokenStatus)>,
+    /// Dead letters since the start of the workers, by kind.
+    kinds: BTreeMap<&'a str, u64>,
+    /// The last hour; none without a worker.
+    minutes: Option<Vec<Minute>>,
+    /// The last settled messages, the newest first.
+    recent: Vec<&'a RecentMessage>,
+}
+
+/// The status pages of the active workers. If none is known to be active, the first page: it can be that of a standby.
+fn senders(workers: &[QueueWorker]) -> Vec<&StatusPage> {
+    let pages = || workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok());
+    let active: Vec<&StatusPage> = pages().filter(|page| page.role == "active").collect();
+    if active.is_empty() { pages().take(1).collect() } else { active }
+}
+
+/// Adds up what the workers report.
+fn together<'a>(pages: &[&'a StatusPage]) -> Reports<'a> {
+    let (mut reports, mut minutes) = (Reports::default(), BTreeMap::<Option<Timestamp>, Minute>::new());
+    for page in pages {
+        let name = (pages.len() > 1).then_some(page.worker.as_str());
+        reports.tokens.extend(page.tokens.iter().map(|token| (name, token)));
+        for (kind, count) in page.messages.dead_lettered.iter().filter(|(_, count)| **count > 0) {
+            *reports.kinds.entry(kind).or_default() += count;
+        }
+        for minute in &page.last_hour {
+            let sum = minutes.entry(minute.at).or_insert_with(|| Minute { at: minute.at, ..Minute::default() });
+            sum.created += minute.created;
+            sum.dead_lettered += minute.dead_lettered;
+            // Each worker counts the same queues.
+            sum.backlog = sum.backlog.max(minute.backlog);
+        }
+        reports.recent.extend(&page.recent);
+    }
+    // The workers do not begin each minute together.
+    let too_many = minutes.len().saturating_sub(MINUTES);
+    reports.minutes = (!pages.is_empty()).then(|| minutes.into_values().skip(too_many).collect());
+    reports.recent.sort_by(|a, b| b.at.cmp(&a.at));
+    reports.recent.truncate(MAX_RECENT);
+    reports
 }
 
 /// `sees`: whether the visitor may see the words of the CRM.
@@ -180,7 +235,7 @@ fn worker(app: &App, QueueWorker { answer, role }: &QueueWorker, sees: bool) -> 
     }
 }
 
-fn token(app: &App, token: &TokenStatus) -> TokenRow {
+fn token(app: &App, worker: Option<&str>, token: &TokenStatus) -> TokenRow {
     let (now, zone) = (app.now(), &app.config.crm.timezone);
     let left = match (token.quota_left, token.quota_limit) {
         (Some(left), Some(limit)) => format!("{} of {}", grouped(left), counted(limit, "call")),
@@ -188,7 +243,7 @@ fn token(app: &App, token: &TokenStatus) -> TokenRow {
         (None, _) => "not known yet".to_owned(),
     };
     TokenRow {
-        name: token.token.to_string(),
+        name: worker.map_or_else(|| token.token.to_string(), |worker| format!("{} of {worker}", token.token)),
         state: match &token.suspended {
             Some(why) => format!("suspended: {why}"),
             None => format!("{} of {} slots in use", token.in_use, token.slots),
@@ -199,19 +254,13 @@ fn token(app: &App, token: &TokenStatus) -> TokenRow {
     }
 }
 
-/// Dead letters since the worker's start, by kind.
-fn failures(page: &StatusPage) -> Vec<(String, String)> {
-    let some = page.messages.dead_lettered.iter().filter(|(_, count)| **count > 0);
-    some.map(|(kind, count)| (kind.clone(), grouped(*count))).collect()
-}
-
-fn charts(page: &StatusPage) -> Vec<(String, String)> {
-    let of = |value: fn(&Minute) -> Option<u64>| page.last_hour.iter().map(value).collect::<Vec<_>>();
+fn charts(minutes: &[Minute], backlog: Option<u64>) -> Vec<(String, String)> {
+    let of = |value: fn(&Minute) -> Option<u64>| minutes.iter().map(value).collect::<Vec<_>>();
     let sum = |value: fn(&Minute) -> Option<u64>| grouped(of(value).into_iter().flatten().sum());
     let created: fn(&Minute) -> Option<u64> = |minute| Some(minute.created);
     let failed: fn(&Minute) -> Option<u64> = |minute| Some(minute.dead_lettered);
     let waiting: fn(&Minute) -> Option<u64> = |minute| minute.backlog;
-    let now = page.forecast.backlog.map_or_else(|| "not known yet".to_owned(), grouped);
+    let now = backlog.map_or_else(|| "not known yet".to_owned(), grouped);
     vec![
         (format!("Created in the last hour: {}", sum(created)), bars("Tasks created", "good", &of(created))),
         (format!("Failed in the last hour: {}", sum(failed)), bars("Messages dead-lettered", "bad", &of(failed))),
@@ -219,10 +268,9 @@ fn charts(page: &StatusPage) -> Vec<(String, String)> {
     ]
 }
 
-fn recent(app: &App, page: &StatusPage, sees: bool) -> Vec<RecentRow> {
-    let (now, zone) = (app.now(), &app.config.crm.timezone);
-    let row = |recent: &crate::observe::events::RecentMessage| RecentRow {
-        at: When::parse(&recent.at, now, zone),
+fn recent(app: &App, recent: &RecentMessage, sees: bool) -> RecentRow {
+    RecentRow {
+        at: When::parse(&recent.at, app.now(), &app.config.crm.timezone),
         id: recent.message_id.clone().unwrap_or_default(),
         outcome: match &recent.kind {
             Some(kind) => format!("dead letter: {kind}"),
@@ -230,6 +278,42 @@ fn recent(app: &App, page: &StatusPage, sees: bool) -> Vec<RecentRow> {
         },
         reason: if sees { recent.reason.clone().unwrap_or_default() } else { String::new() },
         is_good: matches!(recent.outcome.as_str(), "created" | "already_created" | "skipped"),
-    };
-    page.recent.iter().map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn page(worker: &str, created: u64, settled: &[(&str, &str)]) -> StatusPage {
+        let recent: Vec<_> = settled.iter().map(|(at, id)| json!({ "at": at, "message_id": id })).collect();
+        let page = json!({
+            "worker": worker,
+            "role": "active",
+            "tokens": [{ "token": 1 }],
+            "messages": { "dead_lettered": { "rejected": created, "expired": 0 } },
+            "last_hour": [{ "at": "2026-03-01T10:00:00Z", "created": created, "dead_lettered": 1, "backlog": created * 10 }],
+            "recent": recent,
+        });
+        serde_json::from_value(page).unwrap()
+    }
+
+    #[test]
+    fn several_active_workers_are_added_up() {
+        let first = page("a", 2, &[("2026-03-01T10:00:03.000Z", "m-3"), ("2026-03-01T10:00:01.000Z", "m-1")]);
+        let second = page("b", 3, &[("2026-03-01T10:00:02.000Z", "m-2")]);
+        let both = together(&[&first, &second]);
+        let tokens: Vec<_> = both.tokens.iter().map(|(worker, token)| (*worker, token.token)).collect();
+        assert_eq!(tokens, [(Some("a"), 1), (Some("b"), 1)]);
+        assert_eq!(both.kinds, BTreeMap::from([("rejected", 5)]));
+        let minutes = both.minutes.unwrap();
+        let counts: Vec<_> = minutes.iter().map(|m| (m.created, m.dead_lettered, m.backlog)).collect();
+        assert_eq!(counts, [(5, 2, Some(30))]);
+        let ids: Vec<_> = both.recent.iter().filter_map(|recent| recent.message_id.as_deref()).collect();
+        assert_eq!(ids, ["m-3", "m-2", "m-1"]);
+        assert_eq!(together(&[&first]).tokens.first().unwrap().0, None, "one worker is not named");
+        assert!(together(&[]).minutes.is_none());
+    }
 }

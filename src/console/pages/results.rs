@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::console::App;
 use crate::console::store::{Action, Counts};
 use crate::count::grouped;
@@ -13,8 +15,16 @@ use crate::observe::ledger_page::LedgerResult;
 /// The newest actions whose results are read from the ledger.
 pub(super) const FOLLOWED: usize = 10;
 
+/// How long after its end an action's messages wait for their results, in seconds.
+const RESULT_WAIT_SECONDS: i64 = 86_400;
+
+/// Whether an action ended so long ago that no further results are expected.
+pub(super) fn is_over(action: &Action, now: i64) -> bool {
+    action.ended.is_some_and(|ended| now - ended > RESULT_WAIT_SECONDS)
+}
+
 /// The result of an action in words: `120 replayed: 112 created, 5 failed again, 3 waiting`.
-pub(super) fn result(action: &Action, counts: &Counts) -> String {
+pub(super) fn result(action: &Action, counts: &Counts, now: i64) -> String {
     let of = |state: &str| counts.get(state).copied().unwrap_or(0);
     let sent = of("sent") + of("created") + of("failed_again");
     let done = match action.what.as_str() {
@@ -32,7 +42,14 @@ pub(super) fn result(action: &Action, counts: &Counts) -> String {
     part(of("created"), "created");
     part(of("failed_again"), "failed again");
     if action.what == "replay" {
-        part(of("sent"), if of("sent") == 1 { "waiting for its result" } else { "waiting for their result" });
+        part(
+            of("sent"),
+            match (is_over(action, now), of("sent")) {
+                (true, _) => "with a result that is not known",
+                (false, 1) => "waiting for its result",
+                (false, _) => "waiting for their result",
+            },
+        );
     }
     part(of("skipped"), "stayed");
     part(of("gone"), "no longer there");
@@ -59,14 +76,15 @@ pub(super) async fn replays_elsewhere(app: &Arc<App>, records: &[Record], ours: 
                 && !created.contains(&*entry.id)
                 && record.ids.iter().any(|id| **id == *entry.id)
         });
-        results.insert(record.action.clone(), replayed(record, created.len() as u64, failed_again.count() as u64));
+        let (created, failed_again) = (created.len() as u64, failed_again.count() as u64);
+        results.insert(record.action.clone(), replayed(record, created, failed_again, app.now().as_second()));
     }
     results
 }
 
 /// The result of a replay of another program. The record names at most a hundred ids, so of a large replay only the
 /// results of these are known.
-fn replayed(record: &Record, created: u64, failed_again: u64) -> String {
+fn replayed(record: &Record, created: u64, failed_again: u64, now: i64) -> String {
     let named = record.ids.len() as u64;
     let of = record.done.min(named);
     // A created task can also be that of a message that stayed, so what failed again counts first.
@@ -81,8 +99,9 @@ fn replayed(record: &Record, created: u64, failed_again: u64) -> String {
         counts.insert("waiting".to_owned(), record.count.saturating_sub(record.done + record.skipped));
         String::new()
     };
-    let action = Action { what: "replay".to_owned(), state: "done".to_owned(), ..Action::default() };
-    format!("{first}{}", result(&action, &counts))
+    let ended = record.at.parse::<Timestamp>().ok().map(Timestamp::as_second);
+    let action = Action { what: "replay".to_owned(), state: "done".to_owned(), ended, ..Action::default() };
+    format!("{first}{}", result(&action, &counts, now))
 }
 
 #[cfg(test)]
@@ -93,12 +112,12 @@ mod tests {
     fn result_of_a_replay_elsewhere_says_what_became_of_the_messages() {
         let ids: Vec<String> = (0..3).map(|n| n.to_string()).collect();
         let record = Record { count: 3, done: 2, skipped: 1, ids: ids.clone(), ..Record::default() };
-        assert_eq!(replayed(&record, 2, 1), "2 replayed: 1 created, 1 failed again, 1 stayed");
-        assert_eq!(replayed(&record, 2, 0), "2 replayed: 2 created, 1 stayed");
-        assert_eq!(replayed(&record, 1, 0), "2 replayed: 1 created, 1 waiting for its result, 1 stayed");
+        assert_eq!(replayed(&record, 2, 1, 0), "2 replayed: 1 created, 1 failed again, 1 stayed");
+        assert_eq!(replayed(&record, 2, 0, 0), "2 replayed: 2 created, 1 stayed");
+        assert_eq!(replayed(&record, 1, 0, 0), "2 replayed: 1 created, 1 waiting for its result, 1 stayed");
         let record = Record { count: 2_004, done: 2_004, ids, ..Record::default() };
         assert_eq!(
-            replayed(&record, 1, 0),
+            replayed(&record, 1, 0, 0),
             "2,004 replayed; of these, the first 3 replayed: 1 created, 2 waiting for their result"
         );
     }
@@ -111,13 +130,18 @@ mod tests {
             |some: &[(&str, u64)]| some.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect::<Counts>();
         let all = counts(&[("created", 112), ("failed_again", 5), ("sent", 3)]);
         assert_eq!(
-            result(&action("replay", "done"), &all),
+            result(&action("replay", "done"), &all, 0),
             "120 replayed: 112 created, 5 failed again, 3 waiting for their result"
         );
         assert_eq!(
-            result(&action("discard", "done"), &counts(&[("sent", 3), ("gone", 1)])),
+            result(&action("discard", "done"), &counts(&[("sent", 3), ("gone", 1)]), 0),
             "3 discarded: 1 no longer there"
         );
-        assert_eq!(result(&action("replay", "running"), &counts(&[("waiting", 1_200)])), "0 replayed: 1,200 to go");
+        assert_eq!(result(&action("replay", "running"), &counts(&[("waiting", 1_200)]), 0), "0 replayed: 1,200 to go");
+        let ended = Action { ended: Some(0), ..action("replay", "done") };
+        assert_eq!(
+            result(&ended, &all, RESULT_WAIT_SECONDS + 1),
+            "120 replayed: 112 created, 5 failed again, 3 with a result that is not known"
+        );
     }
 }

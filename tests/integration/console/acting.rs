@@ -94,20 +94,23 @@ async fn slow_action_is_cancelled_or_continues_after_a_restart() {
     assert!(before < count, "not yet all of them");
     at_least(before + 2).await;
     console.post(&path, &[("do", "cancel")]).await;
-    let page = console.shows(&path, "cancelled").await;
+    let page = console.shows(&path, "Replay: cancelled").await;
     let sent = rig.amqp.count(&work).await.expect("a queue");
     assert!(sent < count, "{sent}");
     assert!(page.contains(&format!("{} not done", count - sent)), "{sent}: {page}");
     // The audit counts the whole action, with what was done before the restart.
-    let audited = || async {
-        console
-            .process
-            .lines()
-            .into_iter()
-            .find(|line| line.contains("\"message\":\"audit\"") && line.contains("replay"))
+    let audited = |what: &'static str| {
+        let lines = console.process.lines().into_iter();
+        let mut audits = lines.filter(|line| line.contains("\"message\":\"audit\""));
+        audits.find(|line| line.contains(&format!("\"what\":\"{what}\"")))
     };
-    let line = crate::support::eventually("an audit line", audited).await;
+    let line = crate::support::eventually("an audit line", || async { audited("replay") }).await;
     assert!(line.contains(&format!("\"count\":{count},\"done\":{sent},")), "{sent}: {line}");
+    let (_, ids) = line.split_once("\"ids\":\"").expect("ids");
+    let ids = ids.split('"').next().expect("an end").split(',');
+    assert_eq!(ids.count(), count as usize, "also those that were replayed before the restart: {line}");
+    let line = crate::support::eventually("an audit line", || async { audited("cancel") }).await;
+    assert!(line.contains("\"who\":\"local\"") && line.contains(path.trim_start_matches("/actions/")), "{line}");
     rig.wait_for_dead_letters(count - sent).await;
 }
 
@@ -231,14 +234,8 @@ async fn message_that_cannot_be_copied_can_be_discarded_for_good() {
     assert!(unknown.status == StatusCode::CONFLICT && unknown.text.contains("no such action"), "{}", unknown.text);
 }
 
-/// `run`, `dead-letters show` and both pages use the same mapper.
-#[tokio::test]
-async fn event_preview_uses_the_current_rules() {
-    let rig = Rig::new("console.rules").await;
-    rig.declare_topology().await;
-    let folder = LedgerFile::new();
-    let rules = folder.folder().join("rules.toml");
-    std::fs::write(&rules, RULES).expect("written");
+/// Puts the dead letter of an event that the rule refuses.
+async fn put_event(rig: &Rig) {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let reason = "rule closed, field id_record, column 4: body.customer is an object without \"crm_id\"";
     let more = [
@@ -250,9 +247,21 @@ async fn event_preview_uses_the_current_rules() {
         ("x-wtw-original-exchange", text("events")),
         ("x-wtw-original-routing-key", text("ticket.closed")),
         ("region", text("co")),
+        ("tries", AMQPValue::LongLongInt(3)),
     ];
     let event = br#"{"number":7,"customer":{"name":"Ana","crmid":"64b1f0"}}"#;
     rig.put_dead_letter(event, dead_properties(None, "mapping_failed", reason, &more)).await;
+}
+
+/// `run`, `dead-letters show` and both pages use the same mapper.
+#[tokio::test]
+async fn event_preview_uses_the_current_rules() {
+    let rig = Rig::new("console.rules").await;
+    rig.declare_topology().await;
+    let folder = LedgerFile::new();
+    let rules = folder.folder().join("rules.toml");
+    std::fs::write(&rules, RULES).expect("written");
+    put_event(&rig).await;
     let settings = [("WTW_EVENTS_RULES_FILE", rules.to_str().expect("a path"))];
     let console = Console::start(&rig, None, &settings).await;
     console.shows("/failed", "1</span>").await;
@@ -273,6 +282,14 @@ async fn event_preview_uses_the_current_rules() {
         refused.contains("--header &#39;region=co&#39;") && refused.contains("headers = { &quot;region&quot;"),
         "{refused}"
     );
+    for part in [
+        "<mark>  &quot;customer&quot;: {</mark>",
+        "now = &quot;2026-01-01T00:00:00.000Z&quot;",
+        "leaves out when the worker first saw it.",
+        "headers that are not text: <span class=\"id\">tries</span>",
+    ] {
+        assert!(refused.contains(part), "{part} is not in {refused}");
+    }
     assert!(shown.contains("they have changed since"), "{shown}");
     let edit = console.get(&format!("{message}/edit")).await.text;
     assert!(
@@ -334,7 +351,7 @@ async fn edit_keeps_the_id_and_everything_unchanged() {
     let applied = crate::support::process::run(&["topology", "--apply"], &rig.env(&settings), b"").await;
     assert_eq!(applied.code, Some(0), "{}", applied.stderr);
     rig.declare_tool_queues().await;
-    let body = r#"{ "id_record":"7", "name":"a", "name_module":"cases","completion_date":"2026-13-01 10:00:00", "wolkvox_owner":"ADMIN_@demo" }"#;
+    let body = r#"{ "id_record":"7", "name":"a\nb", "description":"x\ry\r\nz", "name_module":"cases","completion_date":"2026-13-01 10:00:00", "wolkvox_owner":"ADMIN_@demo" }"#;
     rig.put_dead_letter(
         body.as_bytes(),
         dead_properties(Some("m-1"), "invalid_task", "completion_date: is \"2026-13-01\"", &[]),
@@ -346,13 +363,16 @@ async fn edit_keeps_the_id_and_everything_unchanged() {
     let page = console.get(&edit).await.text;
     assert!(page.contains("The worker refuses this body") && page.contains("2026-13-01"), "{page}");
     let fields = |date| {
-        let mut fields =
-            vec![("by", "fields"), ("field.name", "a"), ("field.name_module", "cases"), ("field.id_record", "7")];
+        // A browser removes the line end of an input, and sends each one of a text area as CR LF.
+        let mut fields = vec![("by", "fields"), ("field.name", "ab"), ("field.description", "x\r\ny\r\nz")];
+        fields.extend([("field.name_module", "cases"), ("field.id_record", "7")]);
         fields.extend([("field.completion_date", date), ("field.wolkvox_owner", "ADMIN_@demo"), ("do", "replay")]);
         fields
     };
     let bad = console.post(&edit, &fields("2026-14-01 10:00:00")).await;
     assert!(bad.status == StatusCode::OK && bad.text.contains("The worker refuses this body"), "{}", bad.text);
+    let unset = console.post(&edit, &[("by", "fields"), ("field.name", "kept"), ("field.remember", "yes")]).await.text;
+    assert!(unset.contains("remember is true or false") && unset.contains("value=\"kept\""), "{unset}");
     // An expired form is shown again with the same text.
     let headers = [("origin", console.url.as_str())];
     let expired = console.post_as(&edit, &fields("2026-12-03 10:00:00"), &headers).await;
@@ -366,5 +386,8 @@ async fn edit_keeps_the_id_and_everything_unchanged() {
     assert_eq!(crate::support::amqp::id(&copy), "m-1");
     let edited = crate::support::amqp::text(&copy, "x-wtw-edited");
     assert!(edited.starts_with("completion_date at ") && edited.contains("by local; before: sha256 "), "{edited}");
+    let audited = || async { console.process.lines().into_iter().find(|line| line.contains("\"message\":\"audit\"")) };
+    let line = crate::support::eventually("an audit line", audited).await;
+    assert!(line.contains(&format!("\"edited\":\"{edited}")), "{line}");
     rig.wait_for_dead_letters(0).await;
 }

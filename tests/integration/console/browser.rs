@@ -160,12 +160,16 @@ async fn operator_finds_a_failure_corrects_and_replays_it_in_a_browser() {
     replays_the_rest(&console, &browser).await;
     browser.ends().await;
 
+    let message = console.message("visit-90").await;
+    let action = console.count(&[("what", "discard"), ("print", message.trim_start_matches("/message/"))]).await;
+    let edit = format!("{message}/edit");
     for (name, dark, width, path) in [("now-dark", true, 1280, "/"), ("failed-phone", false, 500, "/failed")] {
         let browser = Browser::start(dark, width).await;
         browser.goes(&format!("{}{path}", console.url)).await;
         browser.is_well_made().await;
         browser.pictures(name).await;
-        for path in ["/", "/failed?view=list", "/activity", "/configuration"] {
+        let lists = ["/", "/failed?view=list", "/doubt", "/activity", "/configuration", "/find?id=visit-90"];
+        for path in lists.into_iter().chain([message.as_str(), &edit, &action]) {
             browser.goes(&format!("{}{path}", console.url)).await;
             browser.is_well_made().await;
         }
