@@ -156,13 +156,11 @@ pub(super) struct Node {
 
 impl Connector {
     /// A connector that begins with the first node.
-    #[must_use]
     pub fn new(config: config::Broker) -> Self {
         Self { urls: Mutex::new(config.urls.clone()), config, turn: AtomicUsize::new(0), failed: Mutex::default() }
     }
 
     /// The broker's configuration.
-    #[must_use]
     pub fn config(&self) -> &config::Broker {
         &self.config
     }

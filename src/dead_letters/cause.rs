@@ -57,10 +57,7 @@ pub fn normalised(text: &str) -> String {
                 left.push_str("\"…\"");
             }
             // In a path, as in `body.items[0]`, a bracket follows a name.
-            '[' | '{' if !left.ends_with(char::is_alphanumeric) => {
-                listed(&mut rest);
-                left.push('N');
-            }
+            '[' | '{' if !left.ends_with(char::is_alphanumeric) && listed(&mut rest) => left.push('N'),
             c if c.is_whitespace() || c.is_control() => {
                 if !left.ends_with(' ') {
                     left.push(' ');
@@ -92,9 +89,9 @@ fn quoted(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, mark: char) {
     }
 }
 
-/// Skips a list or an object up to its closing bracket, or up to the mark where it was shortened. A bracket that never closes
-/// is skipped alone.
-fn listed(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) {
+/// Skips a list or an object up to its closing bracket, or up to the mark where it was shortened. False, and nothing is skipped,
+/// if the bracket never closes.
+fn listed(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> bool {
     let (mut within, mut depth) = (rest.clone(), 1_usize);
     while depth > 0 {
         match within.next() {
@@ -102,15 +99,16 @@ fn listed(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) {
             Some('[' | '{') => depth += 1,
             Some(']' | '}') => depth -= 1,
             Some(_) => {}
-            None if !rest.clone().any(|c| c == CUT) => return,
+            None if !rest.clone().any(|c| c == CUT) => return false,
             None => {
                 let _ = rest.find(|c| *c == CUT);
                 rest.next_if(|c| matches!(c, ']' | '}'));
-                return;
+                return true;
             }
         }
     }
     *rest = within;
+    true
 }
 
 /// A word, or `N` if it is a user or contains a digit, and is no name of an encoding. Punctuation after it stays.
@@ -153,7 +151,7 @@ mod tests {
             ("order 0190c2f0-7b1e-7a4e", "order 77aa-1", "order N"),
             ("name: is [1,2]; a string", "name: is [1,[\"]\",{\"a\":2}],3]; a string", "name: is N; a string"),
             ("name: is {}; a string", "name: is [[\"aaa…]; a string", "name: is N; a string"),
-            ("code [ 7", "code [ 8", "code N N"),
+            ("code [ 7", "code [ 8", "code [ N"),
             ("body.items[0] is null", "body.items[10] is null", "body.items[N] is null"),
             ("the owner agent@demo is inactive", "the owner ana@demo is inactive", "the owner N is inactive"),
         ] {
