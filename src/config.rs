@@ -32,7 +32,7 @@ pub use bindings::{Binding, ExchangeType};
 pub use console::Console;
 pub(crate) use files::words as file_error;
 pub use keys::{KEYS, Key, Kind, Preset, explain, markdown_page, template, variable};
-pub use load::{Loaded, Reread, read_ledger_url, read_tokens, read_urls};
+pub use load::{Loaded, WithWarnings, read_ledger_url, read_tokens, read_urls};
 pub use problem::{Problem, Problems};
 pub use proxy::Proxy;
 pub use raw::Sources;

@@ -311,10 +311,10 @@ fn table(queue: &Queue) -> Headers {
 
 fn explain(error: BrokerError, queue: &str, mode: TopologyMode) -> TopologyError {
     match error.code {
-        // Its owner may create it later.
+        // The worker tries again, because the owner of the queues may create it later.
         Some(BrokerError::NOT_FOUND) if mode == TopologyMode::Verify => {
             let message = format!(
-                "the queue {queue} does not exist, and broker.topology = \"verify\" leaves it to others to create it. Ways out: \
+                "the queue {queue} does not exist, and with broker.topology = \"verify\" the worker does not create it. Ways out: \
                  create it as \"wolkvox-task-worker topology\" prints it; or set broker.topology = \"declare\""
             );
             TopologyError::Broker(BrokerError { message, ..error })

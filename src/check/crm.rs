@@ -80,7 +80,7 @@ async fn reached(config: &config::Crm, server: &Url) -> String {
     connected.map_or_else(|_| String::new(), |(stream, all)| format!(", reached at {}", net::reached(&stream, all)))
 }
 
-/// The name and the advice of the finding about a request that was not sent, although the CRM accepts a connection now.
+/// The name and the advice of a finding: the request was not sent, and the CRM accepts a connection now.
 fn not_sent(server: &Url, why: &str) -> (&'static str, &'static str) {
     match server.scheme() == "http" || why.contains("timed out") {
         true => (

@@ -23,7 +23,7 @@ const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// The end of an error about a file that was not read because the process stops.
 pub(super) const INTERRUPTED: &str = "was not read: interrupted";
 
-/// The files that are being read. A reading that hangs keeps its thread, so each file has one reading at a time.
+/// The files that are being read. A read that hangs keeps its thread, so only one thread at a time reads a file.
 static READING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// Reads a text file of at most `limit` bytes.

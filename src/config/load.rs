@@ -94,14 +94,14 @@ impl Config {
     }
 }
 
-/// What a changed file holds, and what an operator should look at.
-pub type Reread<T> = (T, Vec<Problem>);
+/// The value of a file that has changed, and the warnings about it.
+pub type WithWarnings<T> = (T, Vec<Problem>);
 
 /// Reads the API tokens from the text of their file, which has changed.
 ///
 /// # Errors
 /// Everything that is wrong with the text. The current tokens stay in use.
-pub fn read_tokens(path: &Path, text: &str) -> Result<Reread<Vec<SecretString>>, Problems> {
+pub fn read_tokens(path: &Path, text: &str) -> Result<WithWarnings<Vec<SecretString>>, Problems> {
     reread("crm.tokens", path, text, sections::tokens)
 }
 
@@ -109,7 +109,7 @@ pub fn read_tokens(path: &Path, text: &str) -> Result<Reread<Vec<SecretString>>,
 ///
 /// # Errors
 /// The same as [`read_tokens`].
-pub fn read_urls(path: &Path, text: &str) -> Result<Reread<Vec<BrokerUrl>>, Problems> {
+pub fn read_urls(path: &Path, text: &str) -> Result<WithWarnings<Vec<BrokerUrl>>, Problems> {
     reread("broker.urls", path, text, |reader| reader.each("broker.urls", address::broker))
 }
 
@@ -118,7 +118,11 @@ pub fn read_urls(path: &Path, text: &str) -> Result<Reread<Vec<BrokerUrl>>, Prob
 ///
 /// # Errors
 /// The same as [`read_tokens`].
-pub fn read_ledger_url(path: &Path, text: &str, current: &SecretString) -> Result<Reread<SecretString>, Problems> {
+pub fn read_ledger_url(
+    path: &Path,
+    text: &str,
+    current: &SecretString,
+) -> Result<WithWarnings<SecretString>, Problems> {
     let (mut stores, warnings) = reread("ledger.url", path, text, |reader| reader.each("ledger.url", address::ledger))?;
     let same = address::without_login(current.expose_secret());
     match stores.pop() {
@@ -138,7 +142,7 @@ fn reread<T>(
     path: &Path,
     text: &str,
     read: impl FnOnce(&mut Reader<'_>) -> Result<Vec<T>, Reported>,
-) -> Result<Reread<Vec<T>>, Problems> {
+) -> Result<WithWarnings<Vec<T>>, Problems> {
     let Some(key) = find(name) else {
         return Ok((Vec::new(), Vec::new()));
     };

@@ -141,7 +141,7 @@ pub(crate) async fn guard(
     harden(response)
 }
 
-/// Whether a path is that of the form of an edit. Without a session its page does nothing but show the text again.
+/// Whether a path is that of an edit form. A post to it without a session changes nothing: the answer is the posted text.
 fn is_edit(base: &str, path: &str) -> bool {
     let message = path.strip_prefix(base).and_then(|path| path.strip_prefix("message/")?.strip_suffix("/edit"));
     message.is_some_and(|message| !message.is_empty() && !message.contains('/'))

@@ -194,8 +194,8 @@ impl Telemetry {
         self.metrics.in_flight.inc();
     }
 
-    /// A request on the token at this position ended: the message's `attempt`, counted from 1. An attempt that does not count
-    /// leaves its number to the next.
+    /// A request ended. `attempt` is its number for this message, from 1; the request after an attempt that does not count has the
+    /// same number. `token` is the token's position.
     pub fn attempted(
         &self,
         message_id: Option<&str>,

@@ -20,7 +20,7 @@ use crate::observe::logs::Repeated;
 const MAX_CONNECTIONS: usize = 256;
 /// Wait after an accept failed, most likely because no file descriptor was free.
 const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(100);
-/// Accepting works again when it has not failed for this long: at the limit of open files it fails and succeeds in turn.
+/// Accepting works again when it has not failed for this long. At the limit of open files, some calls fail and others succeed.
 const ACCEPT_STEADY_TIME: Duration = Duration::from_secs(10);
 /// The most connections that the operating system keeps until they are accepted; it can keep fewer.
 const BACKLOG: i32 = 4_096;

@@ -91,7 +91,7 @@ impl Workers {
         if those.is_empty() { Err(failure) } else { Ok(Self(those)) }
     }
 
-    /// How many they are.
+    /// The number of workers.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.len()

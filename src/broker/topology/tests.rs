@@ -150,7 +150,7 @@ fn missing_queue_in_verify_mode_is_explained() {
     let error = BrokerError { message: "NOT_FOUND - no queue 'tasks'".to_owned(), code: Some(BrokerError::NOT_FOUND) };
     match explain(error, "tasks", TopologyMode::Verify) {
         TopologyError::Broker(error) => {
-            let said = "the queue tasks does not exist, and broker.topology = \"verify\" leaves it to others to create it. Ways out: ";
+            let said = "the queue tasks does not exist, and with broker.topology = \"verify\" the worker does not create it. Ways out: ";
             assert!(error.message.starts_with(said), "{error}");
             assert_eq!(error.code, Some(BrokerError::NOT_FOUND));
         }

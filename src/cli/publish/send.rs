@@ -63,7 +63,7 @@ pub(super) async fn all<R: Read>(
                 // The message was valid when it was checked.
                 Some(Err(bad)) if bad.place <= total => {
                     sent.begun = bad.place;
-                    sent.failed.insert(bad.place, format!("the input has changed: {}", bad.why));
+                    sent.failed.insert(bad.place, format!("the input changed after it was checked: {}", bad.why));
                 }
                 next => {
                     is_over = true;
@@ -134,9 +134,9 @@ impl SendResult {
         if self.has_changed {
             let how = match self.begun < total {
                 true => format!("it ends after message {}", self.begun),
-                false => format!("what follows message {total} is new and was not published"),
+                false => format!("what follows message {total} was not checked and was not published"),
             };
-            lines.push(format!("the input has changed while it was read: {how}"));
+            lines.push(format!("the input changed after it was checked: {how}"));
         }
         let mut whys: Vec<(&String, Vec<usize>)> = Vec::new();
         for (place, why) in self.failed.iter().chain(&self.unknown) {

@@ -119,7 +119,7 @@ async fn send_reports_a_publish_without_confirm_as_unknown() {
 
 #[tokio::test]
 async fn send_stops_at_the_checked_messages_and_reports_a_changed_input() {
-    let (more, fewer) = ("what follows message 2 is new and was not published", "it ends after message 3");
+    let (more, fewer) = ("what follows message 2 was not checked and was not published", "it ends after message 3");
     for (checked, how, published) in [
         (2, more, "confirmed: 1 to 2 (2 of 2)\nnot published: none (0 of 2)\n"),
         (4, fewer, "confirmed: 1 to 3 (3 of 4)\nnot published: 4 (1 of 4)\n"),
@@ -127,7 +127,7 @@ async fn send_stops_at_the_checked_messages_and_reports_a_changed_input() {
         let (publisher, stop) = (FakePublisher::default(), CancellationToken::new());
         let sent = send::all(input(&["good"; 3]), checked, &publisher, "q", &ProgressBar::hidden(), &stop).await;
         let report = sent.report("q").unwrap();
-        let said = format!("the input has changed while it was read: {how}\n{published}");
+        let said = format!("the input changed after it was checked: {how}\n{published}");
         assert!(report.starts_with(&said), "{report}");
         assert_eq!(publisher.published.lock().unwrap().len(), checked.min(3));
     }

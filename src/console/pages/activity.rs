@@ -28,8 +28,8 @@ struct Page {
     shell: Shell,
     running: Vec<Row>,
     rows: Vec<Row>,
-    earlier: Option<String>,
-    later: Option<String>,
+    newer_page: Option<String>,
+    older_page: Option<String>,
 }
 
 struct Row {
@@ -45,7 +45,7 @@ struct Row {
     restore: Option<String>,
 }
 
-/// What a row is made of.
+/// The source of a row.
 enum Entry<'a> {
     /// An action of this console that is not on record.
     Own(&'a Action),
@@ -91,9 +91,9 @@ pub(super) async fn page(
         }
     }
     let link = |page: usize| format!("{}activity?page={page}", app.base);
-    let earlier = (number > 0).then(|| link(number - 1));
-    let later = (from + ROWS_PER_PAGE < entries.len()).then(|| link(number + 1));
-    show(&Page { shell, running, rows, earlier, later })
+    let newer_page = (number > 0).then(|| link(number - 1));
+    let older_page = (from + ROWS_PER_PAGE < entries.len()).then(|| link(number + 1));
+    show(&Page { shell, running, rows, newer_page, older_page })
 }
 
 /// The records, and our actions that ended without one; the newest first.

@@ -25,8 +25,8 @@ use crate::observe::ledger_page::hex;
 
 /// The form field of the whole body.
 const BODY: &str = "body";
-/// The field whose form field has many lines.
-const LONG: &str = "description";
+/// The field that the form shows in several lines.
+const MULTILINE: &str = "description";
 
 #[derive(Template)]
 #[template(path = "edit.html")]
@@ -53,7 +53,7 @@ struct Field {
     name: &'static str,
     value: String,
     is_bad: bool,
-    is_long: bool,
+    is_multiline: bool,
 }
 
 /// The message, its original body, and whether its task exists.
@@ -161,7 +161,7 @@ pub(super) async fn post(
     }
 }
 
-/// The page with what the operator wrote, from which no body can be made.
+/// The form again, with what the operator wrote: no body can be made from it.
 fn as_written(
     app: &App,
     visitor: &Visitor,
@@ -223,14 +223,14 @@ fn written(form: &Form, before: &[u8]) -> Result<Vec<u8>, String> {
     for field in FIELDS {
         let held = body::value_at(before, field);
         let given = form.text(&format!("field.{field}"));
-        if !is_unchanged(held.as_deref().unwrap_or_default(), given, field == LONG) {
+        if !is_unchanged(held.as_deref().unwrap_or_default(), given, field == MULTILINE) {
             settings.push(FieldEdit::parse(&format!("{field}={}", given.replace("\r\n", "\n")))?);
         }
     }
     set(before, &settings)
 }
 
-/// Whether a browser sends `given` for a form field that holds `held` and that nobody has changed.
+/// Whether `given` is what a browser sends for the text `held` in a form field that was not changed.
 fn is_unchanged(held: &str, given: &str, is_textarea: bool) -> bool {
     as_a_browser_sends(held, is_textarea) == as_a_browser_sends(given, is_textarea)
 }
@@ -270,7 +270,7 @@ fn filled(
         name,
         value: text::field(&body::value_at(body, name).unwrap_or_default()),
         is_bad: problems.split([';', '\n']).any(|problem| problem.trim_start().starts_with(&format!("{name}:"))),
-        is_long: name == LONG,
+        is_multiline: name == MULTILINE,
     };
     Page {
         print: print_name(subject.entry.fingerprint),

@@ -22,7 +22,8 @@ impl Copies {
     pub(super) fn new(entry: &ListEntry, detail: &Detail, body: &str) -> Self {
         let (headers, others) = headers(detail);
         let (published, first_seen) = times(detail);
-        let command_lacks = [("when it was published", &published), ("when the worker first saw it", &first_seen)];
+        let command_lacks =
+            [("the time of publishing", &published), ("the time when the worker first saw it", &first_seen)];
         let command_lacks = command_lacks.into_iter().filter(|(_, at)| at.is_some()).map(|(what, _)| what);
         Self {
             command: map_command(entry, detail, &headers, body),
@@ -33,7 +34,7 @@ impl Copies {
     }
 }
 
-/// When the message was published, and when the worker first saw it.
+/// The times when the message was published and when the worker first saw it.
 fn times(detail: &Detail) -> (Option<String>, Option<String>) {
     let (state, _) = RetryState::read(&detail.message, None);
     (published_at(&detail.message.properties).map(rfc3339), state.first_seen_at.map(rfc3339))

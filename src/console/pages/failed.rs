@@ -53,8 +53,8 @@ struct Page {
     /// How many groups are not shown.
     more_groups: String,
     messages: Option<Vec<MessageRow>>,
-    earlier: Option<String>,
-    later: Option<String>,
+    newer_page: Option<String>,
+    older_page: Option<String>,
     in_doubt: u64,
     /// How many bodies were searched only in part.
     partly_searched: u64,
@@ -142,8 +142,8 @@ fn filled(
         groups: groups.iter().take(GROUPS_PER_PAGE).map(|group| group_row(app, &filter, group, sees)).collect(),
         messages: as_list
             .then(|| entries.iter().skip(from).take(MESSAGES_PER_PAGE).map(|entry| row(app, entry, sees)).collect()),
-        earlier: (as_list && number > 0).then(|| link(number - 1)),
-        later: (as_list && from + MESSAGES_PER_PAGE < entries.len()).then(|| link(number + 1)),
+        newer_page: (as_list && number > 0).then(|| link(number - 1)),
+        older_page: (as_list && from + MESSAGES_PER_PAGE < entries.len()).then(|| link(number + 1)),
         partly_searched: snapshot.map_or(0, |snapshot| partly_searched(snapshot, &filter, now)),
         is_read: view.knows(total == 0),
         is_failed: view.failure.is_some(),
@@ -153,7 +153,7 @@ fn filled(
     }
 }
 
-/// How many of the messages whose bodies a filter searches have a body of which only the first part is kept.
+/// The number of bodies that a filter searches only in part: the console keeps the first [`BODY`] bytes of each.
 fn partly_searched(snapshot: &Snapshot, filter: &Filter, now: Timestamp) -> u64 {
     if filter.text.is_none() {
         return 0;

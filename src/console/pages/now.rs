@@ -121,7 +121,7 @@ pub(super) async fn page(
     let shell =
         Shell::new(&app, &visitor, "Now", "now").refreshing(REFRESH_SECONDS, "", query.as_deref().unwrap_or_default());
     let shell = Shell { read_at: Some(When::new(now, now, &zone)), ..shell };
-    let reports = together(&senders(&overview.workers));
+    let reports = add_up(&active_pages(&overview.workers));
     let sees = shell.sees_bodies;
     let page = Page {
         sentence: overview.sentence.clone(),
@@ -148,7 +148,7 @@ pub(super) async fn page(
     show(&page)
 }
 
-/// What several workers report, together.
+/// The sum of what the workers report.
 #[derive(Debug, Default)]
 struct Reports<'a> {
     /// The tokens. Each has the name of its worker if there are several.
@@ -161,15 +161,15 @@ struct Reports<'a> {
     recent: Vec<&'a RecentMessage>,
 }
 
-/// The status pages of the active workers. If none is known to be active, the first page: it can be that of a standby.
-fn senders(workers: &[QueueWorker]) -> Vec<&StatusPage> {
+/// The status pages of the active workers. If no worker is known to be active, the first page, which can be a standby's.
+fn active_pages(workers: &[QueueWorker]) -> Vec<&StatusPage> {
     let pages = || workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok());
     let active: Vec<&StatusPage> = pages().filter(|page| page.role == "active").collect();
     if active.is_empty() { pages().take(1).collect() } else { active }
 }
 
 /// Adds up what the workers report.
-fn together<'a>(pages: &[&'a StatusPage]) -> Reports<'a> {
+fn add_up<'a>(pages: &[&'a StatusPage]) -> Reports<'a> {
     let (mut reports, mut minutes) = (Reports::default(), BTreeMap::<Option<Timestamp>, Minute>::new());
     for page in pages {
         let name = (pages.len() > 1).then_some(page.worker.as_str());
@@ -186,7 +186,7 @@ fn together<'a>(pages: &[&'a StatusPage]) -> Reports<'a> {
         }
         reports.recent.extend(&page.recent);
     }
-    // The workers do not begin each minute together.
+    // The last hour of one worker can begin a minute before that of another.
     let too_many = minutes.len().saturating_sub(MINUTES);
     reports.minutes = (!pages.is_empty()).then(|| minutes.into_values().skip(too_many).collect());
     reports.recent.sort_by(|a, b| b.at.cmp(&a.at));
@@ -304,7 +304,7 @@ mod tests {
     fn several_active_workers_are_added_up() {
         let first = page("a", 2, &[("2026-03-01T10:00:03.000Z", "m-3"), ("2026-03-01T10:00:01.000Z", "m-1")]);
         let second = page("b", 3, &[("2026-03-01T10:00:02.000Z", "m-2")]);
-        let both = together(&[&first, &second]);
+        let both = add_up(&[&first, &second]);
         let tokens: Vec<_> = both.tokens.iter().map(|(worker, token)| (*worker, token.token)).collect();
         assert_eq!(tokens, [(Some("a"), 1), (Some("b"), 1)]);
         assert_eq!(both.kinds, BTreeMap::from([("rejected", 5)]));
@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(counts, [(5, 2, Some(30))]);
         let ids: Vec<_> = both.recent.iter().filter_map(|recent| recent.message_id.as_deref()).collect();
         assert_eq!(ids, ["m-3", "m-2", "m-1"]);
-        assert_eq!(together(&[&first]).tokens.first().unwrap().0, None, "one worker is not named");
-        assert!(together(&[]).minutes.is_none());
+        assert_eq!(add_up(&[&first]).tokens.first().unwrap().0, None, "one worker is not named");
+        assert!(add_up(&[]).minutes.is_none());
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn result(action: &Action, counts: &Counts, now: i64) -> String {
         part(
             of("sent"),
             match (is_over(action, now), of("sent")) {
-                (true, _) => "with a result that is not known",
+                (true, _) => "whose result is not known",
                 (false, 1) => "waiting for its result",
                 (false, _) => "waiting for their result",
             },
@@ -141,7 +141,7 @@ mod tests {
         let ended = Action { ended: Some(0), ..action("replay", "done") };
         assert_eq!(
             result(&ended, &all, RESULT_WAIT_SECONDS + 1),
-            "120 replayed: 112 created, 5 failed again, 3 with a result that is not known"
+            "120 replayed: 112 created, 5 failed again, 3 whose result is not known"
         );
     }
 }

@@ -11,7 +11,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use super::JsonLines;
 use crate::clock::Clock;
 
-/// With one subscriber only, tracing asks the thread that reaches a log statement first, and another test's thread has none.
+/// A second subscriber, so that tracing asks each thread whether a line is wanted. With one subscriber, it asks only the first
+/// thread that reaches a log statement; if that is another test's, the line is lost.
 static SECOND: OnceLock<Dispatch> = OnceLock::new();
 
 /// Captures log lines until it is dropped.

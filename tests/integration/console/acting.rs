@@ -285,7 +285,7 @@ async fn event_preview_uses_the_current_rules() {
     for part in [
         "<mark>  &quot;customer&quot;: {</mark>",
         "now = &quot;2026-01-01T00:00:00.000Z&quot;",
-        "leaves out when the worker first saw it.",
+        "leaves out the time when the worker first saw it.",
         "headers that are not text: <span class=\"id\">tries</span>",
     ] {
         assert!(refused.contains(part), "{part} is not in {refused}");

@@ -7,7 +7,7 @@ use super::Console;
 use crate::dead_letters::dead_properties;
 use crate::support::rig::{Rig, task};
 
-/// Whoever sees that an action is done can rely on its record.
+/// The console shows an action as done only after its record is in the stream.
 #[tokio::test]
 async fn action_that_is_done_is_on_record_after_a_crash() {
     let rig = Rig::new("console.crash").await;

@@ -159,14 +159,14 @@ async fn every_time_is_relative_and_absolute_with_utc_in_its_title() {
     let done = console.count(&[("what", "discard"), ("query", "id=m-2")]).await;
     let pages = ["/", "/failed", "/failed?view=list", "/doubt", "/find?id=good", &message, &counted];
     for path in pages {
-        is_complete_with_times(path, &console.get(path).await.text);
+        assert_complete_times(path, &console.get(path).await.text);
     }
     console.post(&done, &[("do", "confirm"), ("reason", "a test")]).await;
-    is_complete_with_times(&done, &console.shows(&done, "Discard: done").await);
-    is_complete_with_times("/activity", &console.shows("/activity", "1 discarded").await);
+    assert_complete_times(&done, &console.shows(&done, "Discard: done").await);
+    assert_complete_times("/activity", &console.shows("/activity", "1 discarded").await);
 }
 
-fn is_complete_with_times(path: &str, page: &str) {
+fn assert_complete_times(path: &str, page: &str) {
     let times: Vec<&str> = page.split("<time").skip(1).filter_map(|rest| rest.split("</time>").next()).collect();
     assert!(!times.is_empty(), "{path}: {page}");
     for time in times {

@@ -128,21 +128,21 @@ async fn foreign_text_is_escaped_on_every_page() {
         format!("/actions/{query}"),
         path,
     ] {
-        is_harmless(&path, &console.get(&path).await.text);
+        assert_harmless(&path, &console.get(&path).await.text);
     }
     let shown = console.get(&format!("/message/{print}")).await.text;
     assert!(shown.contains("&lt;script&gt;alert(1)&lt;/script&gt;[U+202E][U+009B]"), "{shown}");
     // The reason of a discard is somebody's text, too.
     let discard = console.count(&[("what", "discard"), ("print", &print)]).await;
     console.post(&discard, &[("do", "confirm"), ("reason", evil)]).await;
-    is_harmless(&discard, &console.shows(&discard, "Discard: done").await);
+    assert_harmless(&discard, &console.shows(&discard, "Discard: done").await);
     let find =
         format!("/find?{}", url::form_urlencoded::Serializer::new(String::new()).append_pair("id", evil).finish());
-    is_harmless(&find, &console.shows(&find, "discarded: <span class=\"text\">&lt;script").await);
-    is_harmless("/activity", &console.shows("/activity", "because: &lt;script").await);
+    assert_harmless(&find, &console.shows(&find, "discarded: <span class=\"text\">&lt;script").await);
+    assert_harmless("/activity", &console.shows("/activity", "because: &lt;script").await);
 }
 
-fn is_harmless(path: &str, page: &str) {
+fn assert_harmless(path: &str, page: &str) {
     assert!(!page.contains("<script"), "{path}: {page}");
     assert!(!page.contains("</textarea></pre>"), "{path}: {page}");
     // A form field keeps the text that it must send back. Everywhere else hidden characters are shown by name.

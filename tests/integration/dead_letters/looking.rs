@@ -110,7 +110,7 @@ fn audited(log: &str) -> Value {
 }
 
 /// Checks the audit line of an export: how many messages were written, and how it ended.
-fn export_is_audited(log: &str, count: u64, result: &str) {
+fn assert_export_audited(log: &str, count: u64, result: &str) {
     let record = audited(log);
     let (count, counted) = (json!(count), [&record["what"], &record["count"], &record["done"]]);
     assert_eq!(counted, [&json!("export"), &count, &count], "{record}");
@@ -138,7 +138,7 @@ async fn exported_messages_are_published_again_byte_for_byte() {
     let file = file.to_str().expect("a path");
     let done = tool(&env, &["export", "--output", file, "--kind", "unknown"]).await;
     assert_eq!(done.code, Some(0), "{}", done.stderr);
-    export_is_audited(&done.stderr, 1, "done");
+    assert_export_audited(&done.stderr, 1, "done");
     let exported = std::fs::read_to_string(file).expect("the file");
     assert_eq!(exported.lines().count(), 1, "{exported}");
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(file).expect("a file").permissions());
@@ -160,10 +160,10 @@ async fn exported_messages_are_published_again_byte_for_byte() {
     let ended = unread.wait_with_output().await.expect("its end");
     let said = String::from_utf8(ended.stderr).expect("text");
     assert!(ended.status.code() == Some(1) && said.contains("the export is not whole"), "{said}");
-    export_is_audited(&said, 0, "cannot write to standard output");
+    assert_export_audited(&said, 0, "cannot write to standard output");
     let nowhere = tool(&env, &["export", "--output", "/nowhere/failed"]).await;
     assert!(nowhere.code == Some(1) && nowhere.stderr.contains("/nowhere/failed"), "{}", nowhere.stderr);
-    export_is_audited(&nowhere.stderr, 0, "/nowhere/failed");
+    assert_export_audited(&nowhere.stderr, 0, "/nowhere/failed");
 }
 
 /// All messages of the queue, without RabbitMQ's delivery counts.
