@@ -55,7 +55,12 @@ impl Settler {
         disposition: &Disposition,
     ) -> Settlement {
         let Some(queue) = self.copy_queue(disposition) else {
-            return if *disposition == Disposition::Requeue { Settlement::Requeue } else { Settlement::Ack };
+            return match disposition {
+                Disposition::Ack | Disposition::AlreadyCreated | Disposition::Skip(_) => Settlement::Ack,
+                Disposition::Requeue | Disposition::Retry(_) | Disposition::Hold | Disposition::DeadLetter(_) => {
+                    Settlement::Requeue
+                }
+            };
         };
         let is_id_open = matches!(disposition, Disposition::DeadLetter(failure) if failure.leaves_id_open())
             && self.mapper.has_rules();

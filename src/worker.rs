@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::attempt::ClaimResult;
 pub(crate) use self::attempt::TOKEN_INFORMATION_TIMEOUT;
 use self::decide::{Decision, SendPlan, decide};
 use self::delivery::{Abort, DeliveryContext};
@@ -91,7 +92,7 @@ pub struct Worker {
     pub telemetry: Arc<Telemetry>,
     /// The time of day.
     pub clock: Clock,
-    /// Once cancelled, no further delivery is processed.
+    /// Once cancelled, deliveries are requeued.
     pub stop: CancellationToken,
 }
 
@@ -228,8 +229,13 @@ impl Worker {
             let Some(slot) = self.ask_before_probe(d, slot).await? else { continue };
             self.ask_counter(d, &slot).await?;
             // 4. Claim
-            if !self.claim(d, &plan, &mut entry_read).await? {
-                continue;
+            match self.claim(d, &plan).await? {
+                ClaimResult::Claimed => {}
+                ClaimResult::Withdrawn => continue,
+                ClaimResult::Conflict(entry) => {
+                    entry_read = Some(entry);
+                    continue;
+                }
             }
             if !slot.is_usable() {
                 self.withdraw(d).await;
@@ -335,7 +341,7 @@ impl Worker {
     }
 
     /// Whether the worker that made the entry's open claim has ended, or has kept the claim for longer than a request can take.
-    /// `seen` is the claim that this process saw last, and since when.
+    /// `seen` is the claim that this process saw last, and since when. It is replaced when the entry has another claim.
     fn is_owner_gone(&self, entry: Option<&Entry>, seen: &mut Option<(ClaimId, Instant)>) -> bool {
         let Some(claim) = entry.and_then(|entry| entry.claim) else { return false };
         let (_, since) = seen.filter(|(id, _)| *id == claim.id).unwrap_or((claim.id, Instant::now()));

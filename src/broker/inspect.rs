@@ -64,6 +64,14 @@ impl Inspection {
         Ok(Self { connection })
     }
 
+    /// Connects to the current node of a connector.
+    ///
+    /// # Errors
+    /// The node, and what failed.
+    pub async fn through(connector: &Connector) -> Result<Self, BrokerError> {
+        Ok(Self { connection: connector.connect("check").await? })
+    }
+
     /// The agreed frame size in bytes; none without a limit.
     #[must_use]
     pub fn frame_max(&self) -> Option<u32> {

@@ -4,6 +4,8 @@
 use crate::message::dead_letter::DeadLetter;
 use crate::message::failure::{CUT, shorten};
 
+/// The most bytes of a text that are read.
+const MAX_TEXT_BYTES: usize = 8_192;
 /// Longest cause, in bytes.
 const MAX_CAUSE_BYTES: usize = 200;
 
@@ -45,6 +47,8 @@ pub fn field(dead_letter: &DeadLetter) -> Option<&str> {
 /// A text without its values: quoted text becomes `"…"`; numbers, ids and dates become `N`.
 #[must_use]
 pub fn normalised(text: &str) -> String {
+    // A dead letter that others put on the queue has no limit.
+    let text = text.get(..text.floor_char_boundary(MAX_TEXT_BYTES)).unwrap_or(text);
     let mut left = String::with_capacity(text.len().min(MAX_CAUSE_BYTES * 2));
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
@@ -57,7 +61,9 @@ pub fn normalised(text: &str) -> String {
                 left.push_str("\"…\"");
             }
             // In a path, as in `body.items[0]`, a bracket follows a name.
-            '[' | '{' if !left.ends_with(char::is_alphanumeric) && listed(&mut rest) => left.push('N'),
+            '[' | '{' if !left.ends_with(char::is_alphanumeric) && begins_json(rest.peek()) && listed(&mut rest) => {
+                left.push('N');
+            }
             c if c.is_whitespace() || c.is_control() => {
                 if !left.ends_with(' ') {
                     left.push(' ');
@@ -87,6 +93,11 @@ fn quoted(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, mark: char) {
             return;
         }
     }
+}
+
+/// Whether this can follow the opening bracket of a list or an object. In `FIELD [status]` the brackets hold no value.
+fn begins_json(next: Option<&char>) -> bool {
+    next.is_some_and(|c| matches!(c, '"' | '[' | ']' | '{' | '}' | '-' | '0'..='9'))
 }
 
 /// Skips a list or an object up to its closing bracket, or up to the mark where it was shortened. False, and nothing is skipped,
@@ -152,6 +163,7 @@ mod tests {
             ("name: is [1,2]; a string", "name: is [1,[\"]\",{\"a\":2}],3]; a string", "name: is N; a string"),
             ("name: is {}; a string", "name: is [[\"aaa…]; a string", "name: is N; a string"),
             ("code [ 7", "code [ 8", "code [ N"),
+            ("FIELD [priority] 7", "FIELD [priority] 8", "FIELD [priority] N"),
             ("body.items[0] is null", "body.items[10] is null", "body.items[N] is null"),
             ("the owner agent@demo is inactive", "the owner ana@demo is inactive", "the owner N is inactive"),
         ] {

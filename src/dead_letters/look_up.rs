@@ -92,7 +92,7 @@ impl LookedUp {
             (Some(LedgerResult::InDoubt), Some(queue)) => {
                 format!("Its task may exist: the answer to an attempt was lost. It is on {queue}.")
             }
-            (_, Some(queue)) if place.is_some_and(|place| place.creation == CreationState::InDoubt) => {
+            (_, Some(queue)) if self.places.iter().any(|place| place.creation == CreationState::InDoubt) => {
                 format!(
                     "It is on {queue}. Its task may exist: the answer to an attempt was lost, or no result was recorded."
                 )
@@ -380,6 +380,9 @@ mod tests {
         ] {
             assert!(found.sentence().starts_with(sentence), "{}", found.sentence());
         }
+        let mut copies = on_queue(not_created, None, true);
+        copies.places.extend(on_queue(in_doubt, None, true).places);
+        assert!(copies.sentence().contains("Its task may exist"), "one copy in doubt is enough: {}", copies.sentence());
     }
 
     #[test]

@@ -82,17 +82,12 @@ impl DeadLetters {
         let mut scanned = Scanned::default();
         for source in sources {
             let begin = async {
-                match self.begin(*source, WINDOW, SCAN_HOLD).await? {
-                    Some(scan) => Ok::<_, ScanError>(Some((scan, self.most_deliveries(*source).await))),
-                    None => Ok(None),
-                }
+                let limit = self.most_deliveries(*source).await;
+                self.begin(*source, WINDOW, SCAN_HOLD).await.map(|begun| (begun, limit))
             };
-            let begun = tokio::select! {
-                biased;
-                () = stop.cancelled() => Err(self.explain(*source, Stop::Interrupted)),
-                begun = begin => begun,
-            };
-            let Some((mut scan, limit)) = begun? else { continue };
+            let begun = stop.run_until_cancelled(begin).await;
+            let (begun, limit) = begun.unwrap_or_else(|| Err(self.explain(*source, Stop::Interrupted)))?;
+            let Some(mut scan) = begun else { continue };
             scanned.expected += scan.expected();
             let read = read(&mut scan, *source, limit, stop, &mut scanned, &mut visit).await;
             scanned.deliveries = scanned.deliveries.max(scan.deliveries());
@@ -134,11 +129,10 @@ impl DeadLetters {
 
     /// The delivery limit of a source's queue; none if it has none.
     async fn limit_of(&self, source: Source) -> Result<Option<i64>, BrokerError> {
-        let broker = &self.config.broker;
-        let topology = Topology::new(broker, &self.config.retry.delays);
+        let topology = Topology::new(&self.config.broker, &self.config.retry.delays);
         let queue = topology.queues.iter().find(|queue| queue.name == self.queues.of(source));
-        let (Some(url), Some(queue)) = (broker.urls.first(), queue) else { return Ok(None) };
-        let inspection = Inspection::connect(broker, url).await?;
+        let Some(queue) = queue else { return Ok(None) };
+        let inspection = Inspection::through(&self.connector).await?;
         let limit = delivery_limit(&inspection, queue).await;
         inspection.close().await;
         limit
@@ -153,7 +147,7 @@ impl DeadLetters {
             ),
             Stop::Broker(error) if error.is_undeliverable() => format!(
                 "{error}\nNo command gets past that message of {queue}. Remove it in RabbitMQ's management interface (Queues, \
-                 {queue}, Get messages), then go on."
+                 {queue}, Get messages), then go on. If its headers are larger than 128 KiB, add ?frame_max= to broker.urls."
             ),
             Stop::Broker(error) => error.with_advice(),
         })

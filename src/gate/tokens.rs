@@ -16,9 +16,9 @@ const THROTTLED: (Duration, Duration) = (Duration::from_millis(200), Duration::f
 
 /// The CRM is asked how much of a token's quota is used only after this many requests, because asking costs a call. The forecast
 /// of the quota needs the answer.
-const MIN_REQUESTS: u32 = 25;
+const QUOTA_CHECK_REQUESTS: u32 = 25;
 /// The shortest time between two such questions about one token.
-const MIN_INTERVAL: Duration = Duration::from_secs(3_600);
+const QUOTA_CHECK_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// Why a token is not used now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,7 +76,7 @@ struct Token {
     /// Calls left, and until when that is true.
     quota_left: Option<(u64, Instant)>,
     /// Requests since the CRM was asked about the quota.
-    requests: u32,
+    requests_since_asked: u32,
     asked_at: Option<Instant>,
 }
 
@@ -260,11 +260,11 @@ impl Tokens {
     /// Counts a request. Returns whether the CRM must be asked about the quota before it.
     pub(super) fn is_quota_check_due(&mut self, taken: &TakenSlot, now: Instant) -> bool {
         let Some(token) = self.find(&taken.secret) else { return false };
-        token.requests = token.requests.saturating_add(1);
-        let is_due =
-            token.requests > MIN_REQUESTS && token.asked_at.is_none_or(|at| now.duration_since(at) >= MIN_INTERVAL);
+        token.requests_since_asked = token.requests_since_asked.saturating_add(1);
+        let is_due = token.requests_since_asked > QUOTA_CHECK_REQUESTS
+            && token.asked_at.is_none_or(|at| now.duration_since(at) >= QUOTA_CHECK_INTERVAL);
         if is_due {
-            (token.requests, token.asked_at) = (0, Some(now));
+            (token.requests_since_asked, token.asked_at) = (0, Some(now));
         }
         is_due
     }
@@ -297,7 +297,7 @@ impl Token {
             throttle_wait: Backoff::new(THROTTLED.0, THROTTLED.1),
             quota_limit: None,
             quota_left: None,
-            requests: 0,
+            requests_since_asked: 0,
             asked_at: None,
         }
     }

@@ -105,14 +105,18 @@ pub struct Entry {
     /// Whether the task exists.
     pub result: KnownResult,
     /// An earlier attempt was in doubt, so there may be one task more than `result` says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub doubted: bool,
     /// The open claim.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub claim: Option<Claim>,
     /// Attempts so far, including the one of the open claim.
     pub attempts: u32,
     /// Orphans in a row: claims whose owner ended before it recorded a result.
+    #[serde(default)]
     pub orphans: u32,
     /// The replay that was claimed last, with the highest count so far: other messages with the same id can be replayed, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub replay: Option<ReplayMark>,
     /// The ledger's [`epoch`](super::Ledger::epoch) at the last change.
     pub epoch: u32,
@@ -232,7 +236,7 @@ fn claim(entry: Option<Entry>, expected: Option<u64>, new: &NewClaim) -> (Option
     (Some(after.clone()), Changed::Done(Some(after)))
 }
 
-/// The entry of a message that has none yet.
+/// The entry of a message that has none yet. The caller sets epoch and time.
 fn new_entry(id: ClaimId, digest: Digest, attempts: u32) -> Entry {
     Entry {
         // Random, so that an entry that is forgotten and made again never repeats a version that another worker has seen.

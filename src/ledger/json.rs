@@ -13,7 +13,7 @@ pub(super) mod hex {
     pub(in crate::ledger) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[u8; 32], D::Error> {
         let text = String::deserialize(from)?;
         let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-        let (pairs, _) = text.as_bytes().as_chunks::<2>();
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return Err(D::Error::custom("not a digest")) };
         let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
         bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| D::Error::custom("not a digest"))
     }

@@ -73,9 +73,17 @@ struct Keys {
 }
 
 impl RedisLedger {
-    /// Connects, and reads what the ledger knows about itself. A new ledger writes it first, unless `is_read_only`. All keys
-    /// begin with `prefix`.
-    pub async fn open(
+    /// Connects, and reads what the ledger knows about itself. A new ledger writes it first. All keys begin with `prefix`.
+    pub async fn open(url: &SharedSecret, prefix: &str, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
+        Self::connect(url, prefix, limits, clock, false).await
+    }
+
+    /// As [`Self::open`], and writes nothing. Only [`Ledger::get`], [`Ledger::find`] and [`Ledger::about`] may be called.
+    pub async fn open_to_read(url: &SharedSecret, prefix: &str, limits: Limits) -> Result<Self, LedgerError> {
+        Self::connect(url, prefix, limits, Clock::system(), true).await
+    }
+
+    async fn connect(
         url: &SharedSecret,
         prefix: &str,
         limits: Limits,

@@ -28,6 +28,16 @@ pub(super) struct Attempt {
     pub(super) counts: bool,
 }
 
+/// What became of a claim.
+pub(super) enum ClaimResult {
+    /// The request may be sent.
+    Claimed,
+    /// It was not written, or too late: the worker must decide again.
+    Withdrawn,
+    /// Another worker changed the entry to this one: the worker must decide again.
+    Conflict(Option<Entry>),
+}
+
 impl Worker {
     /// Step 3: waits for a token slot. A suspect, a message that was being sent when a worker ended, also waits until no other
     /// suspect is being sent.
@@ -92,17 +102,11 @@ impl Worker {
         }
     }
 
-    /// Step 4: claims the message in the ledger. Without a claim no request is sent: the worker must decide again. If another
-    /// worker changed the entry, `entry_read` is set to the entry that is there now.
-    pub(super) async fn claim(
-        &self,
-        d: &mut DeliveryContext<'_>,
-        plan: &SendPlan,
-        entry_read: &mut Option<Option<Entry>>,
-    ) -> Result<bool, Abort> {
+    /// Step 4: claims the message in the ledger. Without a claim no request is sent.
+    pub(super) async fn claim(&self, d: &mut DeliveryContext<'_>, plan: &SendPlan) -> Result<ClaimResult, Abort> {
         let Some(key) = d.key else {
             d.is_possible_duplicate = plan.doubted;
-            return Ok(true);
+            return Ok(ClaimResult::Claimed);
         };
         let new = self.new_claim(d, plan);
         d.open_claim = Some(new.clone());
@@ -111,18 +115,17 @@ impl Worker {
         let claimed = match d.wait(d.deadline, self.recorder.change(&key, &change)).await {
             Ok(Ok(Changed::Conflict(entry))) => {
                 d.open_claim = None;
-                *entry_read = Some(entry);
-                return Ok(false);
+                return Ok(ClaimResult::Conflict(entry));
             }
             Ok(Ok(Changed::Done(entry))) if started.elapsed() <= CLAIM_TO_REQUEST => {
                 d.is_possible_duplicate = plan.doubted || entry.is_some_and(|entry| entry.doubted);
                 // The delivery may have been lost during the wait for the ledger.
-                d.aborted().map(|()| true)
+                d.aborted().map(|()| ClaimResult::Claimed)
             }
-            Ok(Ok(Changed::Done(_)) | Err(_)) => Ok(false),
+            Ok(Ok(Changed::Done(_)) | Err(_)) => Ok(ClaimResult::Withdrawn),
             Err(abort) => Err(abort),
         };
-        if claimed != Ok(true) {
+        if !matches!(claimed, Ok(ClaimResult::Claimed)) {
             self.withdraw(d).await;
         }
         claimed

@@ -70,6 +70,7 @@ impl Worker {
         gone: bool,
     ) {
         let (id, state) = (report.id(message), &report.state);
+        let copied_to = self.settler.copy_queue(disposition).filter(|_| *settlement == Settlement::Ack);
         self.telemetry.settled(&SettledDelivery {
             message_id: id,
             has_id: report.has_id,
@@ -77,7 +78,7 @@ impl Worker {
             rule: report.rule.as_deref(),
             disposition,
             settlement,
-            to: self.settler.copy_queue(disposition).as_deref(),
+            to: copied_to.as_deref(),
             attempts: state.attempts,
             round: state.round,
             reason: report.last_attempt.as_ref().map(|attempt| attempt.reason.as_str()),
