@@ -107,7 +107,7 @@ pub(crate) async fn guard(
     if let Some(refusal) = refusal(&app, request.method(), request.headers(), is_trusted) {
         return harden((StatusCode::FORBIDDEN, refusal).into_response());
     }
-    let is_secure = is_trusted && header(request.headers(), "x-forwarded-proto") == Some("https");
+    let is_secure = is_trusted && last(request.headers(), "x-forwarded-proto") == Some("https");
     request.extensions_mut().insert(IsSecure(is_secure));
     let address = address(peer.ip(), is_trusted, request.headers());
     let is_open = ["login", "style.css"].iter().any(|page| path == format!("{}{page}", app.base))
@@ -183,7 +183,7 @@ fn refusal(app: &App, method: &Method, headers: &HeaderMap, is_trusted: bool) ->
 
 /// The host name that the browser asked for: that of the request, or what a trusted proxy reports.
 fn host(headers: &HeaderMap, is_trusted: bool) -> String {
-    let forwarded = header(headers, "x-forwarded-host").filter(|_| is_trusted);
+    let forwarded = last(headers, "x-forwarded-host").filter(|_| is_trusted);
     // Only the last name was added by the trusted proxy.
     let forwarded = forwarded.and_then(|list| list.rsplit(',').next()).map(str::trim).filter(|name| !name.is_empty());
     forwarded.or_else(|| header(headers, HOST.as_str())).unwrap_or_default().to_ascii_lowercase()
@@ -201,7 +201,7 @@ fn is_allowed_host(host: &str, allowed: &[String]) -> bool {
 
 /// The visitor's address: that of the connection, or what a trusted proxy reports.
 fn address(peer: IpAddr, is_trusted: bool, headers: &HeaderMap) -> IpAddr {
-    let forwarded = header(headers, "x-forwarded-for").filter(|_| is_trusted);
+    let forwarded = last(headers, "x-forwarded-for").filter(|_| is_trusted);
     // Only the last address was added by the trusted proxy. The client can forge those before it.
     forwarded.and_then(|list| list.rsplit(',').next()?.trim().parse().ok()).unwrap_or(peer)
 }
@@ -221,7 +221,7 @@ fn visitor(
         Visitor { session, role, address, can_act }
     };
     let named = app.config.console.user_header.as_deref().filter(|_| is_trusted);
-    let named = named.and_then(|name| header(headers, name)).filter(|name| !name.is_empty());
+    let named = named.and_then(|name| last(headers, name)).filter(|name| !name.is_empty());
     let (name, login) = match named {
         Some(name) => (name, auth::PROXY),
         None if app.auth.is_needed() => {
@@ -256,6 +256,11 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
+}
+
+/// The last line of a header: the one that the trusted proxy added.
+fn last<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get_all(name).iter().next_back()?.to_str().ok()
 }
 
 /// The security headers of every answer.
@@ -307,10 +312,12 @@ mod tests {
     fn forwarded_host_counts_only_from_a_trusted_proxy() {
         let header =
             |name: &'static str, value: &'static str| (HeaderName::from_static(name), HeaderValue::from_static(value));
-        let headers = HeaderMap::from_iter([
+        let mut headers = HeaderMap::from_iter([
             header("host", "10.0.0.7:9465"),
-            header("x-forwarded-host", "evil.example, Console.example.com"),
+            header("x-forwarded-host", "console.example.com, forged.example"),
         ]);
+        // Some proxies add a line of their own.
+        headers.append("x-forwarded-host", HeaderValue::from_static("evil.example, Console.example.com"));
         assert_eq!(host(&headers, false), "10.0.0.7:9465");
         assert_eq!(host(&headers, true), "console.example.com");
         let without = HeaderMap::from_iter([header("host", "LOCALHOST")]);
@@ -332,7 +339,8 @@ mod tests {
 
     #[test]
     fn forwarded_address_counts_only_from_a_trusted_proxy() {
-        let headers = HeaderMap::from_iter([("x-forwarded-for".parse().unwrap(), "1.1.1.1, 2.2.2.2".parse().unwrap())]);
+        let mut headers = HeaderMap::from_iter([("x-forwarded-for".parse().unwrap(), "3.3.3.3".parse().unwrap())]);
+        headers.append("x-forwarded-for", HeaderValue::from_static("1.1.1.1, 2.2.2.2"));
         let peer = IpAddr::from([127, 0, 0, 1]);
         assert_eq!(address(peer, false, &headers), peer);
         assert_eq!(address(peer, true, &headers), IpAddr::from([2, 2, 2, 2]));
