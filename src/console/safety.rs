@@ -165,7 +165,8 @@ pub(crate) fn session_cookie(base: &str, session: &str, is_secure: bool) -> Stri
 /// Why a request is refused for every visitor.
 fn refusal(app: &App, method: &Method, headers: &HeaderMap, is_trusted: bool) -> Option<String> {
     let host = host(headers, is_trusted);
-    if !is_allowed_host(&host, &app.config.console.allowed_hosts) {
+    let allowed = &app.config.console.allowed_hosts;
+    if !is_allowed_host(&host, allowed) {
         return Some(format!(
             "The host name {:?} is not allowed. Add it to console.allowed_hosts, if this console is reached by that name.\n",
             crate::visible::line(&host)
@@ -174,11 +175,18 @@ fn refusal(app: &App, method: &Method, headers: &HeaderMap, is_trusted: bool) ->
     if *method != Method::POST {
         return None;
     }
-    let origin = header(headers, ORIGIN.as_str()).unwrap_or_default().to_ascii_lowercase();
-    let origin = origin.split_once("://").map(|(_, host)| host);
     let is_cross = header(headers, "sec-fetch-site").is_some_and(|site| site == "cross-site");
-    (origin != Some(host.as_str()) || is_cross)
+    (!is_same_origin(headers, &host, allowed) || is_cross)
         .then(|| "This form was sent from another site, and was refused.\n".to_owned())
+}
+
+/// Whether a form was sent from this console. `host` is the name that the browser asked for. A proxy can leave the port out of
+/// `X-Forwarded-Host` and pass on the browser's `Host`, so that also counts.
+fn is_same_origin(headers: &HeaderMap, host: &str, allowed: &[String]) -> bool {
+    let origin = header(headers, ORIGIN.as_str()).unwrap_or_default().to_ascii_lowercase();
+    let Some((_, origin)) = origin.split_once("://") else { return false };
+    let own = header(headers, HOST.as_str()).unwrap_or_default().to_ascii_lowercase();
+    origin == host || (origin == own && is_allowed_host(&own, allowed))
 }
 
 /// The host name that the browser asked for: that of the request, or what a trusted proxy reports.
@@ -322,6 +330,23 @@ mod tests {
         assert_eq!(host(&headers, true), "console.example.com");
         let without = HeaderMap::from_iter([header("host", "LOCALHOST")]);
         assert_eq!(host(&without, true), "localhost");
+    }
+
+    #[test]
+    fn origin_of_a_form_is_the_forwarded_host_or_an_allowed_own_host() {
+        let allowed = ["console.example.com".to_owned()];
+        for (origin, own, is_same) in [
+            ("https://console.example.com", "127.0.0.1:9465", true),
+            ("https://Console.example.com:8443", "console.example.com:8443", true),
+            ("https://console.example.com:8443", "console.example.com", false),
+            ("https://evil.example", "evil.example", false),
+            ("https://", "", false),
+            ("null", "null", false),
+        ] {
+            let headers = [(ORIGIN, HeaderValue::from_static(origin)), (HOST, HeaderValue::from_static(own))];
+            let headers = HeaderMap::from_iter(headers);
+            assert_eq!(is_same_origin(&headers, "console.example.com", &allowed), is_same, "{origin} {own}");
+        }
     }
 
     #[test]
