@@ -179,7 +179,7 @@ impl App {
             (None, false) => "done",
         };
         // The record comes first: an action that has ended without one never gets one. After a crash between the two, the
-        // next start of the console ends the action again and writes a second record.
+        // next start of the console ends the action again and writes a second record, which replaces the first on every page.
         self.record(action, &message_action, &ended).await?;
         self.store.end(&action.id, state, ended.error.as_deref(), self.now().as_second())?;
         self.index.refresh(&self.tasks, &self.stop).await;

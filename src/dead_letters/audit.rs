@@ -151,12 +151,11 @@ impl DeadLetters {
     }
 }
 
-/// Removes the record of an action's beginning if its end is on record.
+/// Keeps the newest record of each action and of what was done, because a cancel has a record of its own. `records` has the
+/// newest first.
 fn last_of_each_action(mut records: Vec<Record>) -> Vec<Record> {
-    let is_begun = |record: &Record| record.result == BEGUN;
-    let ended: HashSet<String> =
-        records.iter().filter(|record| !is_begun(record)).map(|record| record.action.clone()).collect();
-    records.retain(|record| !(is_begun(record) && ended.contains(&record.action)));
+    let mut seen = HashSet::new();
+    records.retain(|record| record.action.is_empty() || seen.insert((record.action.clone(), record.what.clone())));
     records
 }
 
@@ -178,6 +177,21 @@ mod tests {
         let replay = MessageAction::Replay { set: Vec::new(), body: None, edited };
         let record = Record { ids: vec!["old".to_owned()], ..Record::default() };
         assert_eq!(record.begun(&replay).ids, ["new"]);
+    }
+
+    #[test]
+    fn records_show_an_action_that_ended_twice_once() {
+        let record = |action: &str, what: &str, done: u64| Record {
+            action: action.to_owned(),
+            what: what.to_owned(),
+            done,
+            result: "done".to_owned(),
+            ..Record::default()
+        };
+        let of_no_action = [record("", "login", 0), record("", "login", 0)];
+        let newest_first = [record("a", "replay", 2), record("a", "cancel", 0), record("a", "replay", 1)];
+        let shown = [&newest_first[..2], &of_no_action].concat();
+        assert_eq!(last_of_each_action([&newest_first[..], &of_no_action].concat()), shown);
     }
 
     #[test]
