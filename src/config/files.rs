@@ -26,6 +26,23 @@ pub(super) const INTERRUPTED: &str = "was not read: interrupted";
 /// The files that are being read. A read that hangs keeps its thread, so only one thread at a time reads a file.
 static READING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
+/// A file that is being read, until this is dropped.
+struct BeingRead(PathBuf);
+
+impl BeingRead {
+    /// None while another thread reads the file.
+    fn begin(path: &Path) -> Option<Self> {
+        let is_free = reading().insert(path.to_owned());
+        is_free.then(|| Self(path.to_owned()))
+    }
+}
+
+impl Drop for BeingRead {
+    fn drop(&mut self) {
+        reading().remove(&self.0);
+    }
+}
+
 /// Reads a text file of at most `limit` bytes.
 ///
 /// # Errors
@@ -57,20 +74,23 @@ fn within_limit<T: Send + 'static>(
         if stop.is_cancelled() {
             return Err(INTERRUPTED.to_owned());
         }
-        if let Some((sender, read)) = next.take_if(|_| reading().insert(path.to_owned())) {
-            let path = path.to_owned();
+        if next.is_some()
+            && let Some(file) = BeingRead::begin(path)
+            && let Some((sender, read)) = next.take()
+        {
             // A thread of its own, because a read that hangs cannot be interrupted. The process does not wait for it.
-            std::thread::spawn(move || {
-                let read = read(&path);
-                reading().remove(&path);
+            let started = std::thread::Builder::new().spawn(move || {
+                let read = read(&file.0);
+                drop(file);
                 // The caller may have stopped waiting.
                 let _ = sender.send(read);
             });
+            started.map_err(|error| format!("cannot be read: {}", words(&error)))?;
         }
         match receiver.recv_timeout(STOP_CHECK_INTERVAL) {
             Ok(read) => return read,
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Disconnected) => return Err("cannot be read: its reader panicked".to_owned()),
         }
     }
     Err(hangs())
@@ -143,6 +163,10 @@ pub(crate) fn words(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs::OpenOptions;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -174,26 +198,53 @@ mod tests {
         pipe
     }
 
+    /// Waits for a reader of the pipe, and ends its reading.
+    fn end_reading(pipe: &Path) {
+        drop(OpenOptions::new().write(true).open(pipe).unwrap());
+    }
+
+    /// Waits until the condition is true, for as long as a reading may last.
+    fn wait_until(what: &str, is_true: impl Fn() -> bool) {
+        let end = Instant::now() + READ_TIMEOUT;
+        while !is_true() {
+            assert!(Instant::now() < end, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     #[test]
     fn file_that_hangs_has_one_reading_at_a_time() {
-        let (pipe, stop) = (pipe("one"), CancellationToken::new());
+        let (pipe, stop, begun) = (pipe("one"), CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
         let read_pipe = |_| {
-            let (asking, path) = (stop.clone(), pipe.clone());
-            std::thread::spawn(move || read(&path, MAX_SECRET_BYTES, &asking))
+            let (asking, path, count) = (stop.clone(), pipe.clone(), Arc::clone(&begun));
+            let read = move |path: &Path| {
+                count.fetch_add(1, Ordering::SeqCst);
+                read_now(path, MAX_SECRET_BYTES)
+            };
+            std::thread::spawn(move || within_limit(&path, &asking, read))
         };
         let readings: Vec<_> = (0..3).map(read_pipe).collect();
-        std::thread::sleep(STOP_CHECK_INTERVAL * 4);
-        // Opening it ends every reading that hangs now.
-        drop(OpenOptions::new().read(true).write(true).open(&pipe).unwrap());
-        std::thread::sleep(STOP_CHECK_INTERVAL * 4);
-        assert_eq!(readings.iter().filter(|reading| reading.is_finished()).count(), 1);
+        end_reading(&pipe);
+        let finished = || readings.iter().filter(|reading| reading.is_finished()).count();
+        wait_until("the first reading ends", || finished() > 0);
+        wait_until("the next reading begins", || begun.load(Ordering::SeqCst) > 1);
+        assert_eq!(finished(), 1);
         stop.cancel();
         let read: Vec<_> = readings.into_iter().map(|reading| reading.join().unwrap()).collect();
         assert_eq!(read.iter().filter(|read| **read == Ok(String::new())).count(), 1, "{read:?}");
         assert_eq!(read.iter().filter(|read| **read == Err(INTERRUPTED.to_owned())).count(), 2, "{read:?}");
-        // Ends the second thread, which hangs.
-        drop(OpenOptions::new().read(true).write(true).open(&pipe));
+        assert_eq!(begun.load(Ordering::SeqCst), 2, "the third never began");
+        // The second one still hangs.
+        end_reading(&pipe);
         std::fs::remove_file(pipe).unwrap();
+    }
+
+    #[test]
+    fn file_can_be_read_after_a_reading_that_panicked() {
+        let (path, stop) = (Path::new("/tmp/wtw-files-panic"), CancellationToken::new());
+        let failed = within_limit(path, &stop, |_: &Path| -> Result<(), String> { panic!("as a test") });
+        assert_eq!(failed, Err("cannot be read: its reader panicked".to_owned()));
+        assert_eq!(within_limit(path, &stop, |_: &Path| Ok(1)), Ok(1));
     }
 
     #[test]
