@@ -73,9 +73,9 @@ impl Workers {
     /// The workers that answer and serve this queue.
     ///
     /// # Errors
-    /// Why there are none.
+    /// Why there are none: the reason of each worker.
     pub async fn of_queue(&self, queue: &str) -> Result<Self, String> {
-        let (mut those, mut failure) = (Vec::new(), NO_WORKER.to_owned());
+        let (mut those, mut failures) = (Vec::new(), Vec::new());
         for (answer, url) in self.status().await.into_iter().zip(&self.0) {
             let why = match answer.page.map(|page| page.queue) {
                 Ok(Some(served)) if served == queue => {
@@ -86,9 +86,9 @@ impl Workers {
                 Ok(None) => "its ledger is not open yet".to_owned(),
                 Err(no_page) => no_page.why,
             };
-            failure = format!("{}: {why}", answer.address);
+            failures.push(format!("{}: {why}", answer.address));
         }
-        if those.is_empty() { Err(failure) } else { Ok(Self(those)) }
+        if those.is_empty() { Err(reasons(&failures)) } else { Ok(Self(those)) }
     }
 
     /// The number of workers.
@@ -118,7 +118,7 @@ impl Workers {
     async fn ledger_by(&self, name: &str, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
         let mut known: Vec<LedgerEntry> = ids.iter().map(|id| LedgerEntry::new(id, None)).collect();
         let (mut answered, mut proves) = (false, true);
-        let mut failure = NO_WORKER.to_owned();
+        let mut failures = Vec::new();
         for url in &self.0 {
             match ask_ledger(url, name, ids).await {
                 Ok((entries, worker_proves)) => {
@@ -129,12 +129,17 @@ impl Workers {
                 Err(why) => {
                     // Its ledger may know what the others do not.
                     proves = false;
-                    failure = format!("{}: {why}", shown(url));
+                    failures.push(format!("{}: {why}", shown(url)));
                 }
             }
         }
-        if answered { Ok((known, proves)) } else { Err(failure) }
+        if answered { Ok((known, proves)) } else { Err(reasons(&failures)) }
     }
+}
+
+/// Why no worker could be used.
+fn reasons(failures: &[String]) -> String {
+    if failures.is_empty() { NO_WORKER.to_owned() } else { failures.join("; ") }
 }
 
 /// Replaces each entry by one of the same id that knows more.
@@ -220,4 +225,21 @@ async fn exchange(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> {
     let status = answer.status().as_u16();
     let body = to_bytes(Body::new(answer.into_body()), MAX_ANSWER_BYTES).await.map_err(|error| error.to_string())?;
     Ok((status, body.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn failure_names_the_reason_of_each_worker() {
+        let of = async |addresses: &[&str]| {
+            let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            Workers::new(addresses).of_queue("tasks").await.unwrap_err()
+        };
+        assert_eq!(of(&[]).await, NO_WORKER);
+        let refused = "connection refused; is the worker running?";
+        let expected = format!("127.0.0.1:1: {refused}; 127.0.0.1:9: {refused}");
+        assert_eq!(of(&["http://127.0.0.1:1", "http://127.0.0.1:9"]).await, expected);
+    }
 }
