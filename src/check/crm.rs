@@ -10,7 +10,7 @@ use url::Url;
 use super::Findings;
 use crate::clock::Clock;
 use crate::crm::classify::{Classified, HttpResult, Outcome, classify, quota, quota_reset};
-use crate::crm::{Crm as _, HttpCrm};
+use crate::crm::exchange::{Call, Exchanger};
 use crate::net::{self, Unreachable};
 use crate::{config, duration};
 
@@ -23,8 +23,8 @@ pub(super) async fn check(config: &config::Crm, wanted: bool) -> Findings {
         findings.ok("crm", "not checked");
         return findings;
     };
-    let crm = match HttpCrm::new(config) {
-        Ok(crm) => crm,
+    let (exchanger, call) = match exchanger(config) {
+        Ok(ready) => ready,
         Err(why) => {
             findings.problem("crm.endpoint", why, "correct the crm keys that the message names");
             return findings;
@@ -34,9 +34,13 @@ pub(super) async fn check(config: &config::Crm, wanted: bool) -> Findings {
         findings.ok("crm.proxy", format!("requests go through {proxy}"));
     }
     let mut tokens = Findings::default();
-    let mut answered = true;
+    let (mut answered, mut address) = (true, None);
     for (position, token) in config.tokens.iter().enumerate() {
-        let result = crm.token_information(token).await;
+        let (result, remote) = match exchanger.send(&call, token).await {
+            Ok(exchange) => (exchange.result, exchange.head.and_then(|head| head.remote)),
+            Err(why) => (HttpResult::NotSent(why), None),
+        };
+        address = remote.or(address);
         let mut classified = classify(&result, Clock::system().now());
         classified.hide(token.expose_secret());
         if let Some(failed) = endpoint(config, server, &result, &classified).await {
@@ -48,7 +52,7 @@ pub(super) async fn check(config: &config::Crm, wanted: bool) -> Findings {
     }
     let asked = tokens.0.len();
     if answered {
-        findings.ok("crm.endpoint", format!("{} answers{}", shown(server), reached(config, server).await));
+        findings.ok("crm.endpoint", format!("{} answers{}", shown(server), reached(config, address)));
     } else {
         let which = match (asked, config.tokens.len() - 1) {
             (first, last) if first == last => format!("token {last}"),
@@ -65,19 +69,22 @@ fn shown(server: &Url) -> String {
     server.origin().ascii_serialization()
 }
 
+/// The client, and the call that costs one of the quota.
+fn exchanger(config: &config::Crm) -> Result<(Exchanger, Call), String> {
+    let operation = config.operation.clone().ok_or("crm.operation is not set")?;
+    Ok((Exchanger::new(config)?, Call::TokenInformation(operation)))
+}
+
 /// Connects to the CRM without a proxy.
 async fn connect(server: &Url) -> Result<(TcpStream, Vec<SocketAddr>), Unreachable> {
     let host = server.host_str().unwrap_or_default();
     net::connect(host, server.port_or_known_default().unwrap_or(443), &[], TcpStream::connect).await
 }
 
-/// The CRM's addresses, as the rest of a sentence. Behind a proxy there are none: the proxy resolves the name.
-async fn reached(config: &config::Crm, server: &Url) -> String {
-    if config.proxy.is_some() {
-        return String::new();
-    }
-    let connected = connect(server).await;
-    connected.map_or_else(|_| String::new(), |(stream, all)| format!(", reached at {}", net::reached(&stream, all)))
+/// The address that a request used, as the rest of a sentence. Behind a proxy there is none: the proxy resolves the name.
+fn reached(config: &config::Crm, address: Option<SocketAddr>) -> String {
+    let address = address.filter(|_| config.proxy.is_none());
+    address.map_or_else(String::new, |address| format!(", reached at {}", address.ip()))
 }
 
 /// The name and the advice of a finding: the request was not sent, and the CRM accepts a connection now.

@@ -1,5 +1,5 @@
 //! Sends one request to the CRM and returns every detail of the answer. `crm-report` uses it to show how an account
-//! answers.
+//! answers, and `check` to show the CRM's address.
 
 use std::net::SocketAddr;
 use std::time::Duration;
