@@ -26,7 +26,7 @@ pub async fn run(sources: &Sources, stop: CancellationToken) -> Result<ExitCode,
     let ended = match app {
         Some(Ok(app)) => app.run(stop).await,
         Some(Err(text)) => Err(text),
-        None => Err("interrupted".to_owned()),
+        None => Err("interrupted before the worker started".to_owned()),
     };
     crate::observe::traces::finish().await;
     let code = match ended {
