@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -198,12 +199,23 @@ fn secrets_are_only_in_secret_objects() {
 
 #[test]
 fn containers_listen_for_ipv4_and_ipv6() {
-    for (file, listens) in [
-        ("deploy/compose.yaml", &["[::]:8089", "[::]:9464", "[::]:9465"][..]),
-        ("deploy/docker/image-test.sh", &["[::]:8089"]),
-        ("docs/console.md", &["[::]:9465"]),
-    ] {
-        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    let mut beyond_loopback = BTreeSet::new();
+    for (name, manifests) in RENDERED.iter() {
+        assert!(!serde_json::to_string(manifests).unwrap().contains("0.0.0.0:"), "{name}");
+        for (section, keys) in &configuration(manifests) {
+            let Some(listen) = keys.get("listen") else { continue };
+            let listen: SocketAddr = listen.as_str().unwrap().parse().unwrap();
+            if !listen.ip().is_loopback() {
+                assert_eq!(listen.ip(), Ipv6Addr::UNSPECIFIED, "{name}: {section}");
+                beyond_loopback.insert(section.clone());
+            }
+        }
+    }
+    assert_eq!(beyond_loopback, BTreeSet::from(["admin", "console"].map(str::to_owned)));
+    for (file, listens) in
+        [("compose.yaml", &["[::]:8089", "[::]:9464", "[::]:9465"][..]), ("kubernetes.yaml", &["[::]:9464"])]
+    {
+        let text = fs::read_to_string(deploy().join(file)).unwrap();
         assert!(!text.contains("0.0.0.0:"), "{file}");
         assert!(listens.iter().all(|listen| text.contains(listen)), "{file}");
     }
@@ -212,8 +224,7 @@ fn containers_listen_for_ipv4_and_ipv6() {
 #[test]
 fn probes_use_the_admin_port() {
     for manifests in RENDERED.values() {
-        let listen: std::net::SocketAddr =
-            configuration(manifests)["admin"]["listen"].as_str().unwrap().parse().unwrap();
+        let listen: SocketAddr = configuration(manifests)["admin"]["listen"].as_str().unwrap().parse().unwrap();
         assert!(listen.ip().is_unspecified() && listen.is_ipv6(), "IPv4 and IPv6, from outside");
         let worker = worker(manifests);
         assert_eq!(worker["ports"], json!([{ "name": "admin", "containerPort": listen.port() }]));
