@@ -4,7 +4,7 @@ use crate::clock::rfc3339;
 use crate::console::index::Detail;
 use crate::dead_letters::list_entry::ListEntry;
 use crate::message::published::published_at;
-use crate::message::retry_state::{RetryState, is_brokers, string};
+use crate::message::retry_state::{OURS, RetryState, is_brokers, string};
 use crate::visible;
 
 /// Both texts, and what they leave out of the message.
@@ -24,11 +24,12 @@ impl Copies {
         let (published, first_seen) = times(detail);
         let command_lacks =
             [("the time of publishing", &published), ("the time when the worker first saw it", &first_seen)];
-        let command_lacks = command_lacks.into_iter().filter(|(_, at)| at.is_some()).map(|(what, _)| what);
+        let command_lacks: Vec<&str> =
+            command_lacks.into_iter().filter(|(_, at)| at.is_some()).map(|(what, _)| what).collect();
         Self {
+            command_lacks: command_lacks.join(", "),
             command: map_command(entry, detail, &headers, body),
-            example: rule_example(entry, detail, &headers, body),
-            command_lacks: command_lacks.collect::<Vec<_>>().join(", "),
+            example: rule_example(entry, detail, &headers, [("published_at", published), ("now", first_seen)], body),
             both_lack: others.join(", "),
         }
     }
@@ -62,7 +63,14 @@ fn map_command(entry: &ListEntry, detail: &Detail, headers: &[(String, String)],
     format!("printf %s {} | wolkvox-task-worker map{options} -", quoted(&visible::json(body)))
 }
 
-fn rule_example(entry: &ListEntry, detail: &Detail, headers: &[(String, String)], body: &str) -> String {
+/// `times` holds keys of an example with their values.
+fn rule_example(
+    entry: &ListEntry,
+    detail: &Detail,
+    headers: &[(String, String)],
+    times: [(&str, Option<String>); 2],
+    body: &str,
+) -> String {
     let body = &visible::json(body);
     // A JSON string is also a TOML string.
     let text = |text: &str| serde_json::Value::from(text).to_string();
@@ -80,8 +88,6 @@ fn rule_example(entry: &ListEntry, detail: &Detail, headers: &[(String, String)]
             headers.iter().map(|(name, value)| format!("{} = {}", text(name), text(value))).collect();
         lines.push(format!("headers = {{ {} }}", headers.join(", ")));
     }
-    let (published, first_seen) = times(detail);
-    let times = [("published_at", published), ("now", first_seen)];
     lines.extend(times.into_iter().filter_map(|(key, at)| Some(format!("{key} = {}", text(&at?)))));
     lines.push(format!("message_id = {}", text(&entry.id)));
     lines.push("task = { name = \"…\" }".to_owned());
@@ -94,7 +100,7 @@ fn headers(detail: &Detail) -> (Vec<(String, String)>, Vec<String>) {
     let content_type = properties.content_type().as_ref().map(|kind| ("content-type".to_owned(), kind.to_string()));
     let (mut texts, mut others) = (Vec::from_iter(content_type), Vec::new());
     for (name, value) in properties.headers().iter().flat_map(|headers| headers.inner()) {
-        if is_ours(name.as_str()) || is_brokers(name.as_str()) {
+        if name.as_str().starts_with(OURS) || is_brokers(name.as_str()) {
             continue;
         }
         match string(value) {
@@ -103,10 +109,6 @@ fn headers(detail: &Detail) -> (Vec<(String, String)>, Vec<String>) {
         }
     }
     (texts, others)
-}
-
-fn is_ours(name: &str) -> bool {
-    name.starts_with("x-wtw-")
 }
 
 #[cfg(test)]
