@@ -16,6 +16,7 @@ use super::run::{MessageAction, RunResult};
 use crate::broker::publisher::Publisher;
 use crate::broker::{Properties, Publish as _, stream};
 use crate::clock::rfc3339;
+use crate::observe::logs::AUDIT;
 
 /// The most ids in a record.
 pub const MAX_IDS: usize = 100;
@@ -112,7 +113,10 @@ impl DeadLetters {
     pub async fn audit(&self, record: Record) {
         let Record { action, what, who, from, filter, count, done, skipped, reason, edited, result, .. } = &record;
         let ids = record.ids.iter().take(MAX_IDS).map(String::as_str).collect::<Vec<_>>().join(",");
-        tracing::info!(action, what, who, from, filter, ids, count, done, skipped, reason, edited, result, "audit");
+        tracing::info!(
+            target: AUDIT,
+            action, what, who, from, filter, ids, count, done, skipped, reason, edited, result, "audit"
+        );
         if let Err(why) = self.record(record).await {
             let stream = self.queues.audit.as_str();
             tracing::warn!(stream, why, "the audit record is in this log only");

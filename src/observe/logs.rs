@@ -28,8 +28,8 @@ use crate::message::failure::crashes_at;
 use lines::Lines;
 pub use repeated::{Repeat, Repeated};
 
-/// The target of the audit lines.
-const AUDIT: &str = concat!(env!("CARGO_CRATE_NAME"), "::dead_letters::audit");
+/// The target of the audit lines, which are logged at every level.
+pub(crate) const AUDIT: &str = concat!(env!("CARGO_CRATE_NAME"), "::dead_letters::audit");
 /// There is one log, because there is one standard error.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
