@@ -15,12 +15,19 @@ pub(super) const HOLD_BEYOND_REQUEST: Duration = Duration::from_secs(10);
 /// A shorter default of `crm.request_timeout` gets a warning.
 const SHORT_REQUEST: Duration = Duration::from_secs(5);
 
-/// Sets the defaults that depend on other values. `logs_to_terminal` says whether the log goes to a terminal. Returns a key
-/// and a warning about it, if the key makes a default too short.
-pub(super) fn follow(raw: &mut Raw, logs_to_terminal: bool) -> Option<(&'static str, String)> {
-    let seconds = Duration::from_secs;
+/// A key that makes a default too short, and a warning about it. Called before [`follow`], which sets that default.
+pub(super) fn warning(raw: &Raw) -> Option<(&'static str, String)> {
     let (usual, shortened_by) = request_timeout(raw);
     let is_short = usual < SHORT_REQUEST && raw.get("crm.request_timeout").is_none();
+    let cause = shortened_by.filter(|_| is_short)?;
+    let said = format!("lowers the default of crm.request_timeout to {}", format(usual));
+    Some((cause, format!("{said}, and an answer that takes longer leaves its message in doubt; raise {cause}")))
+}
+
+/// Sets the defaults that depend on other values. `logs_to_terminal` says whether the log goes to a terminal.
+pub(super) fn follow(raw: &mut Raw, logs_to_terminal: bool) {
+    let seconds = Duration::from_secs;
+    let (usual, _) = request_timeout(raw);
     set_time(raw, "crm.request_timeout", usual);
     let request = time(raw, "crm.request_timeout", usual);
     // A bad name was already reported for the queue itself.
@@ -38,9 +45,6 @@ pub(super) fn follow(raw: &mut Raw, logs_to_terminal: bool) -> Option<(&'static 
     let listen = raw.text("admin.listen").and_then(|text| text.parse().ok());
     set(raw, "console.workers", &listen.and_then(admin_url).unwrap_or_else(|| "http://127.0.0.1:9464".to_owned()));
     set(raw, "log.format", if logs_to_terminal { "text" } else { "json" });
-    let cause = shortened_by.filter(|_| is_short)?;
-    let said = format!("lowers the default of crm.request_timeout to {}", format(usual));
-    Some((cause, format!("{said}, and an answer that takes longer leaves its message in doubt; raise {cause}")))
 }
 
 /// The address at which this machine reaches an admin port. A free port is not known before the worker listens.

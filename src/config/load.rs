@@ -44,7 +44,8 @@ impl Config {
     pub fn load(sources: &Sources, required: &[&str]) -> Result<Loaded, Problems> {
         let mut problems = Vec::new();
         let mut raw = Raw::read(sources, &mut problems);
-        let short_default = defaults::follow(&mut raw, sources.logs_to_terminal);
+        let short_default = defaults::warning(&raw);
+        defaults::follow(&mut raw, sources.logs_to_terminal);
         let mut reader = Reader { raw: &raw, problems, warnings: Vec::new() };
         if let Some((name, message)) = short_default {
             reader.warn(name, message);
