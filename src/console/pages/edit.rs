@@ -56,6 +56,16 @@ struct Field {
     is_multiline: bool,
 }
 
+/// How the form is shown, apart from its body.
+#[derive(Clone, Copy, Default)]
+struct FormState<'a> {
+    /// Whether the body was checked.
+    is_checked: bool,
+    wants_new_id: bool,
+    /// What the operator must know about the form.
+    note: Option<&'a str>,
+}
+
 /// The message, its original body, and whether its task exists.
 struct Subject {
     entry: ListEntry,
@@ -95,7 +105,7 @@ pub(super) async fn page(
     match subject(&app, &visitor, &name).await {
         Ok(subject) => {
             let body = subject.before.clone();
-            show(&filled(&app, &visitor, &subject, &body, false, false, None))
+            show(&filled(&app, &visitor, &subject, &body, FormState::default()))
         }
         Err(response) => response,
     }
@@ -121,18 +131,18 @@ pub(super) async fn post(
         Ok(subject) => subject,
         Err(response) => return response,
     };
-    let wants_new_id = form.get("new_id").is_some();
+    let state = FormState { is_checked: true, wants_new_id: form.get("new_id").is_some(), note };
     let body = match written(&form, &subject.before) {
         Ok(body) => body,
         Err(why) => {
-            return show(&Page { problems: why, ..as_written(&app, &visitor, &subject, &form, wants_new_id, note) });
+            return show(&Page { problems: why, ..as_written(&app, &visitor, &subject, &form, state) });
         }
     };
     let is_good = preview(&app, &subject.entry, &subject.detail, &body).problems().is_none();
     let is_allowed = subject.creation != CreationState::InDoubt || form.get("doubt").is_some();
-    let is_asked = form.get("do") == Some("replay") && note.is_none();
-    if !is_asked || !is_good || !is_allowed || (body == subject.before && !wants_new_id) {
-        return show(&filled(&app, &visitor, &subject, &body, true, wants_new_id, note));
+    let is_asked = form.get("do") == Some("replay") && state.note.is_none();
+    if !is_asked || !is_good || !is_allowed || (body == subject.before && !state.wants_new_id) {
+        return show(&filled(&app, &visitor, &subject, &body, state));
     }
     let fields = changed_fields(&subject.before, &body);
     let note = (!fields.is_empty()).then(|| {
@@ -150,7 +160,7 @@ pub(super) async fn post(
         in_doubt: form.get("doubt").is_some(),
         body: Some(body),
         note,
-        new_id: wants_new_id.then(crate::dead_letters::audit::new_action),
+        new_id: state.wants_new_id.then(crate::dead_letters::audit::new_action),
         who: visitor.session.name.clone(),
         address: visitor.address.to_string(),
         ..ActionRequest::default()
@@ -162,18 +172,11 @@ pub(super) async fn post(
 }
 
 /// The form again, with what the operator wrote: no body can be made from it.
-fn as_written(
-    app: &App,
-    visitor: &Visitor,
-    subject: &Subject,
-    form: &Form,
-    wants_new_id: bool,
-    note: Option<&str>,
-) -> Page {
+fn as_written(app: &App, visitor: &Visitor, subject: &Subject, form: &Form, state: FormState<'_>) -> Page {
     if form.get("by") != Some("fields") {
-        return filled(app, visitor, subject, form.text(BODY).as_bytes(), true, wants_new_id, note);
+        return filled(app, visitor, subject, form.text(BODY).as_bytes(), state);
     }
-    let mut page = filled(app, visitor, subject, &subject.before, false, wants_new_id, note);
+    let mut page = filled(app, visitor, subject, &subject.before, FormState { is_checked: false, ..state });
     for field in &mut page.fields {
         field.value = text::field(form.text(&format!("field.{}", field.name)));
     }
@@ -245,15 +248,8 @@ fn as_a_browser_sends(text: &str, is_textarea: bool) -> String {
     }
 }
 
-fn filled(
-    app: &App,
-    visitor: &Visitor,
-    subject: &Subject,
-    body: &[u8],
-    is_checked: bool,
-    wants_new_id: bool,
-    note: Option<&str>,
-) -> Page {
+fn filled(app: &App, visitor: &Visitor, subject: &Subject, body: &[u8], state: FormState<'_>) -> Page {
+    let FormState { is_checked, wants_new_id, note } = state;
     let mut shell = Shell::new(app, visitor, "Edit and replay", "failed");
     shell.notes.extend(note.map(ToOwned::to_owned));
     let preview = preview(app, &subject.entry, &subject.detail, body);
