@@ -185,17 +185,14 @@ impl RunState<'_> {
         // At a limited rate, fetch only what is handled within a minute: fetched messages wait here.
         let a_minute = self.run.rate.map_or(f64::from(WINDOW), |rate| (rate * 60.0).ceil());
         let window = (1..=WINDOW).rev().find(|window| f64::from(*window) <= a_minute).unwrap_or(1);
-        let mut sources = Vec::new();
-        for source in self.run.message_action.sources() {
-            sources.push((*source, self.run.dead_letters.most_deliveries(*source).await));
-        }
+        let dead_letters = self.run.dead_letters;
+        let sources = dead_letters.with_limits(self.run.message_action.sources()).await;
         loop {
             let before = self.ended.handled();
             let mut overdue = false;
-            let turn = self.run.dead_letters.reading.lock().await;
+            let turn = dead_letters.reading.lock().await;
             for (source, limit) in &sources {
-                let scan =
-                    self.run.dead_letters.begin(*source, window, self.run.hold).await.map_err(|error| error.0)?;
+                let scan = dead_letters.begin(*source, window, self.run.hold).await.map_err(|error| error.0)?;
                 if let Some(scan) = scan {
                     overdue |= self.one_scan(scan, *source, *limit).await?;
                 }

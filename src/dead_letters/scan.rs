@@ -116,8 +116,17 @@ impl DeadLetters {
         }
     }
 
+    /// The sources, and the most deliveries of a message of each.
+    pub(super) async fn with_limits(&self, sources: &[Source]) -> Vec<(Source, i64)> {
+        let mut limits = Vec::new();
+        for source in sources {
+            limits.push((*source, self.most_deliveries(*source).await));
+        }
+        limits
+    }
+
     /// The most deliveries of a message of a source: half of its queue's limit.
-    pub(super) async fn most_deliveries(&self, source: Source) -> i64 {
+    async fn most_deliveries(&self, source: Source) -> i64 {
         let limit = match (self.limit_of(source).await, self.config.broker.topology) {
             (Ok(limit), _) => limit,
             // The worker does not start with a queue that has another limit.
