@@ -84,8 +84,10 @@ pub fn decide(entry: Option<&Entry>, is_owner_gone: bool, facts: &DeliveryFacts)
             ..SendPlan::default()
         });
     };
-    // After an entry of an earlier epoch, a worker with another ledger may have sent the message.
-    let is_unproven = facts.delivered_before && !facts.proves_unsent && Some(entry.epoch) != facts.epoch;
+    // After an entry of an earlier epoch, a worker with another ledger may have sent the message. Its copy says so.
+    let may_be_sent_since =
+        (facts.delivered_before && !facts.proves_unsent) || (facts.possibly_created && facts.replay.is_none());
+    let is_unproven = may_be_sent_since && Some(entry.epoch) != facts.epoch;
     if entry.result == KnownResult::Created {
         let same = facts.delivered_before || facts.is_copy;
         let has_others_doubt = is_unproven || (facts.is_copy && facts.possibly_created);

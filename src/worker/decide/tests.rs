@@ -100,6 +100,8 @@ fn entry_holds_the_attempts_and_whether_the_task_may_exist() {
     let (not_created, in_doubt) = (entry(KnownResult::NotCreated), entry(KnownResult::InDoubt));
     let old = |result| Entry { epoch: EPOCH - 1, ..entry(result) };
     let copy = DeliveryFacts { attempts: 3, is_copy: true, ..facts() };
+    let doubtful_copy = DeliveryFacts { is_copy: true, possibly_created: true, ..facts() };
+    let doubtful_replay = DeliveryFacts { possibly_created: true, ..replay(1) };
     for (entry, facts, expected) in [
         // Another message with the same id starts with its own attempts; the same message goes on.
         (&not_created, facts(), (0, false, false, false)),
@@ -112,6 +114,10 @@ fn entry_holds_the_attempts_and_whether_the_task_may_exist() {
         (&old(KnownResult::NotCreated), unproven(), (2, true, true, false)),
         (&old(KnownResult::NotCreated), redelivered(), (2, false, false, false)),
         (&not_created, DeliveryFacts { epoch: None, ..unproven() }, (2, true, true, false)),
+        // A worker with another ledger put the copy in doubt. An operator decides about a replay.
+        (&not_created, doubtful_copy.clone(), (2, false, true, false)),
+        (&old(KnownResult::NotCreated), doubtful_copy, (2, true, true, false)),
+        (&old(KnownResult::NotCreated), doubtful_replay, (0, false, true, true)),
     ] {
         assert_eq!(sent(Some(entry), &facts), Some(expected), "{entry:?} {facts:?}");
     }

@@ -1,4 +1,5 @@
-//! Tests of messages that may have been sent before: claims of other workers, and ledgers that cannot prove the opposite.
+//! Tests of messages that may have been sent before: claims of other workers, and ledgers that
+//! cannot prove that nothing was sent.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
