@@ -217,7 +217,7 @@ async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Se
         biased;
         ended = &mut consuming => ended.map_err(|e| format!("consuming: {e}")).and_then(|ended| ended).err(),
         () = stop.cancelled() => None,
-        _ = &mut working => Some("processing has ended by itself".to_owned()),
+        _ = &mut working => Some("the worker stopped processing messages by itself: report this bug".to_owned()),
     };
     stop.cancel();
     let grace = config.shutdown.grace;

@@ -1,6 +1,7 @@
-//! RabbitMQ: messages, and the traits by which the rest of the program consumes and publishes. The submodules talk to
-//! RabbitMQ. No other module names lapin, the client library. Its property and header types are used unchanged, so that every
-//! AMQP type is copied exactly.
+//! Everything that talks to RabbitMQ, and the types and traits by which the rest of the program consumes and publishes.
+//!
+//! No other module names lapin, the client library. Its property and header types are used unchanged, so that every AMQP type
+//! is copied exactly.
 
 mod acker;
 pub mod bindings;

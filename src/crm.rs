@@ -82,7 +82,7 @@ impl HttpCrm {
 
     async fn send(&self, method: Method, url: &Url, body: Option<Bytes>, token: &SecretString) -> HttpResult {
         let Ok(mut token) = HeaderValue::from_str(token.expose_secret()) else {
-            return HttpResult::NotSent("the token holds characters that an HTTP header cannot carry".to_owned());
+            return HttpResult::NotSent("crm.tokens: a token has a character that no HTTP header may carry".to_owned());
         };
         token.set_sensitive(true);
         let span = Span::request(method.as_str(), url);

@@ -131,7 +131,7 @@ pub(crate) async fn rules(
         });
         let compiled = compiled.await.unwrap_or_else(|_| {
             let source = format!("file {}", watched.file.path().display());
-            Err(Problems(vec![Problem::new("rules", source, "compiling them, or an example, crashed")]))
+            Err(Problems(vec![Problem::new("rules", source, "compiling or an example panicked: report this bug")]))
         });
         let used = match compiled {
             Ok(rules) => {

@@ -68,7 +68,7 @@ impl BrokerError {
     pub fn with_advice(&self) -> String {
         let advice = match self.code {
             Some(Self::ACCESS_REFUSED | Self::NOT_ALLOWED) => {
-                "Are user, password and virtual host in broker.urls right, and what the user may do? For details run \
+                "Are user, password and virtual host in broker.urls right, and may the user do this? For details run \
                  \"wolkvox-task-worker check --no-crm\"."
             }
             _ => ADVICE,

@@ -168,7 +168,7 @@ fn explanation(explained: &Explained) -> Vec<String> {
         Ok(Mapped::Send { rule: Some(_), message_id: Some(id), .. }) => lines.push(format!("message id {id:?}")),
         Ok(Mapped::Send { rule: Some(_), message_id: None, .. }) => {
             lines.push(
-                "no message id: a second copy of this event makes a second task; set message_id in the rule".to_owned(),
+                "no message id: a second copy of the event creates another task; set message_id in the rule".to_owned(),
             );
         }
         Ok(Mapped::Skip { .. }) => lines.push("skipped: the worker acks it and sends nothing".to_owned()),

@@ -170,7 +170,7 @@ fn name(reader: &mut TableReader<'_>, earlier: &[RuleText]) -> Option<String> {
 }
 
 fn action(reader: &mut TableReader<'_>) -> Option<RuleAction> {
-    const ONE: &str = "one event makes at most one task; if you need two, bind two queues and run two workers, \
+    const ONE: &str = "one event creates at most one task; if you need two, bind two queues and run two workers, \
                        each with its own rules";
     let action = reader.text("action");
     if reader.has("tasks") {

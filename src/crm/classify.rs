@@ -266,7 +266,7 @@ fn by_status(status: u16) -> Classified {
         // RFC 9110: the proxy did not forward the request.
         407 => (Outcome::Unavailable, "the proxy wants a user and a password"),
         503 => (Outcome::Unavailable, "service unavailable"),
-        _ => (Outcome::Unknown, "no verdict can be read, so the task may exist"),
+        _ => (Outcome::Unknown, "the task may exist"),
     };
     silent(outcome, format!("the CRM answered HTTP {status} without a verdict: {reason}"))
 }

@@ -122,7 +122,7 @@ impl Exchanger {
     /// It cannot be written as an HTTP request, so nothing was sent.
     pub async fn send(&self, call: &Call, token: &SecretString) -> Result<HttpExchange, String> {
         let mut token = HeaderValue::from_str(token.expose_secret())
-            .map_err(|_| "the token holds characters that an HTTP header cannot carry")?;
+            .map_err(|_| "crm.tokens: a token has a character that no HTTP header may carry")?;
         token.set_sensitive(true);
         let method = if call.method() == "GET" { Method::GET } else { Method::POST };
         let mut request = Request::new(method, call.url(&self.server)?);

@@ -21,7 +21,7 @@ impl PrivateFile {
         let there = std::fs::symlink_metadata(path).map(|found| found.file_type());
         if there.is_ok_and(|there| !there.is_file() && !there.is_symlink()) {
             return Err(format!(
-                "{}: is there already and is no file. Name another file, or write to standard output and redirect it.",
+                "{}: exists and is not a regular file. Name another file, or write to standard output and redirect it.",
                 path.display()
             ));
         }
@@ -130,7 +130,7 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
         for there in [path.as_path(), Path::new("/dev/null"), &folder] {
             let said = PrivateFile::create(there).err().unwrap();
-            assert!(said.contains("is there already and is no file"), "{said}");
+            assert!(said.contains("exists and is not a regular file"), "{said}");
         }
         std::fs::remove_dir_all(folder).unwrap();
     }

@@ -1,4 +1,4 @@
-//! How an entry's JSON holds a digest and a time. `redis-cli GET` shows it to people.
+//! Writes digests and times of a ledger entry as JSON that people can read with `redis-cli GET`, and reads them back.
 
 /// A digest in hexadecimal.
 pub(super) mod hex {

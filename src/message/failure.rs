@@ -247,7 +247,7 @@ pub(crate) fn crashes_at(place: Option<String>) {
 /// The source location says where to look. The panic's text is never shown, because it can quote a body or a token.
 fn poison() -> Failure {
     let place = CRASHED_AT.take().map(|place| format!(" at {place}"));
-    let text = format!("processing it crashed{}", place.unwrap_or_default());
+    let text = format!("processing it panicked{}; report this bug before you replay it", place.unwrap_or_default());
     Failure::new(Stage::Send, Kind::Poison, text)
 }
 

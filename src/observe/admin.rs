@@ -169,7 +169,7 @@ pub async fn probe_page(address: SocketAddr, page: &str, process: &str) -> Resul
     let asked = timeout(PROBE_TIMEOUT, ask(address, page)).await;
     let answer = asked.map_err(|_| "no answer".to_owned()).and_then(|asked| asked.map_err(|e| e.to_string()));
     let answer = answer
-        .map_err(|why| format!("no {process} answers on {address}: {}; does it run?", crate::net::words(&why)))?;
+        .map_err(|why| format!("no {process} answers on {address}: {}; is it running?", crate::net::words(&why)))?;
     if answer.starts_with("HTTP/1.1 200") {
         return Ok(());
     }

@@ -216,7 +216,8 @@ impl Telemetry {
         self.metrics.possible_duplicates.inc();
         tracing::warn!(
             message_id = message_id.unwrap_or("-"),
-            "the CRM may have two tasks for this message: an earlier attempt may have created one, too"
+            "the CRM may have two tasks for this message: an earlier attempt may have created one, too. Look in the \
+             CRM, and delete the second one"
         );
     }
 
@@ -274,7 +275,7 @@ impl Telemetry {
         tracing::warn!(
             message_id = message_id.unwrap_or("-"),
             headers = headers.join(","),
-            "ignored headers of a wrong type"
+            "ignored headers of a wrong type; only the worker may set headers that begin with x-wtw-"
         );
     }
 
@@ -331,9 +332,9 @@ impl Telemetry {
                 let last = self.lock_last();
                 let failure = if reason == BlockReason::Ledger { last.ledger_failure.as_deref() } else { failure };
                 let (reason, advice) = (reason.as_str(), reason.advice());
-                tracing::warn!(reason, failure, advice, "gate closed: no request is sent but probes");
+                tracing::warn!(reason, failure, advice, "gate closed: only probes are sent");
             }
-            None => tracing::info!("gate open"),
+            None => tracing::info!("gate open: requests are sent"),
         }
     }
 
@@ -357,7 +358,7 @@ impl Telemetry {
             ConnectionChange::Uncompared(None) => self.failing.owners_compared(),
             ConnectionChange::Serial(Some(reason)) => {
                 self.metrics.serial_mode.set(1);
-                tracing::warn!(reason, "serial mode: one message at a time, so that no other message is harmed");
+                tracing::warn!(reason, "serial mode: one message at a time, so that no other message is affected");
             }
             ConnectionChange::Serial(None) => {
                 self.metrics.serial_mode.set(0);
@@ -367,7 +368,7 @@ impl Telemetry {
                 let (outcome, kind, reason) = (Disposition::DEAD_LETTERED, Kind::TooLarge.as_str(), too_large(*bytes));
                 self.metrics.settled(outcome, kind).inc();
                 let message_id = message_id.as_deref().unwrap_or("-");
-                tracing::warn!(message_id, outcome, kind, bytes, reason, "settled by RabbitMQ");
+                tracing::warn!(message_id, outcome, kind, bytes, reason, "rejected; RabbitMQ dead-letters it");
             }
         }
     }

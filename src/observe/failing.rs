@@ -1,4 +1,4 @@
-//! Logs failures that last (RabbitMQ, ledger, copies): once at the start, and then once a minute, see [`Repeated`].
+//! Logs a failure of RabbitMQ, the ledger or a copy once when it begins, and then once a minute, see [`Repeated`].
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,7 @@
 //! Logs: text for people or JSON for collectors, on standard error. If nobody reads the log, lines are lost, but nothing
 //! waits.
-//! Traces: see [`crate::observe::traces`].
+//!
+//! For traces see [`crate::observe::traces`].
 
 #[cfg(test)]
 pub(crate) mod captured;
@@ -85,7 +86,7 @@ pub fn start(log: &Log) -> io::Result<()> {
     };
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
-        tracing::error!(place, "a task panicked");
+        tracing::error!(place, "the program panicked, which is a bug: report it with this log");
         crashes_at(place);
     }));
     Ok(())

@@ -48,7 +48,7 @@ pub(super) async fn serve(listener: TcpListener, state: Arc<State>, shutdown: Ca
         connections.spawn(async move {
             let _place = place;
             if let Err(error) = connection(stream, number, state, routes, shutdown, end).await {
-                tracing::debug!(connection = number, %error, "a connection ended badly");
+                tracing::debug!(connection = number, %error, "a connection ended with an error");
             }
         });
     }

@@ -250,9 +250,10 @@ async fn panic_is_logged_by_its_place_without_its_text() {
     let worker = Process::start_test(name, &env);
     let dead_letter = rig.dead_letter().await;
     let reason = text(&dead_letter, "x-wtw-error-message");
-    let place = reason.strip_prefix("processing it crashed at ").expect("its place");
+    let place =
+        reason.strip_prefix("processing it panicked at ").and_then(|rest| rest.split(';').next()).expect("its place");
     assert!(place.starts_with(file!()), "{place}");
-    let logged = |line: &String| line.contains("a task panicked") && line.contains(place);
+    let logged = |line: &String| line.contains("the program panicked") && line.contains(place);
     eventually("a line in the log", async || worker.lines().iter().any(logged).then_some(())).await;
     let settled = |line: &String| line.contains("\"settled\"") && line.contains("m-1");
     eventually("another", async || worker.lines().iter().any(settled).then_some(())).await;

@@ -50,7 +50,7 @@ fn add(
         "action": "receive",
         "channel": { "$ref": format!("#/channels/{name}") },
         "messages": messages,
-        "summary": "The worker takes the message and makes a task of it.",
+        "summary": "The worker takes the message and creates a task from it.",
         "bindings": { "amqp": { "ack": true, "bindingVersion": "0.3.0" } },
     });
     operations.insert(format!("{name}Receive"), operation);
@@ -139,7 +139,7 @@ fn message(title: &str, text: &str, content_type: &str, payload: Value, examples
         "contentType": content_type,
         "payload": payload,
         "correlationId": {
-            "description": "message_id: the same for every copy of an event, so that it makes one task.",
+            "description": "message_id: the same for every copy of an event, so that it creates one task.",
             "location": "$message.header#/message_id",
         },
         "bindings": { "amqp": { "bindingVersion": "0.3.0" } },

@@ -196,7 +196,7 @@ struct Expired {
 /// The answer to a post after the end of its session: the text of the form, so that nothing is lost.
 async fn expired(app: &App, name: &str, request: Request) -> Response {
     let Some(form) = safety::read(request).await else {
-        return (StatusCode::BAD_REQUEST, "the form could not be read\n").into_response();
+        return (StatusCode::BAD_REQUEST, "The form could not be read: go back and send it again.\n").into_response();
     };
     let posted = |name: &'static str| {
         let given = if name == BODY { form.get(name) } else { form.get(&format!("field.{name}")) };

@@ -1,4 +1,4 @@
-//! A message to copy: as a `map` command, and as an example of a rule.
+//! Writes a dead letter as text that an operator can copy: as a `map` command, and as an example of a rule.
 
 use crate::clock::rfc3339;
 use crate::console::index::Detail;

@@ -63,7 +63,7 @@ pub(super) async fn post(
         (None, None) => return StatusCode::FORBIDDEN.into_response(),
     };
     let Some(fields) = safety::read(request).await else {
-        return (StatusCode::BAD_REQUEST, "the form could not be read\n").into_response();
+        return (StatusCode::BAD_REQUEST, "The form could not be read: go back and send it again.\n").into_response();
     };
     let (name, to) = (fields.text("name").trim().to_owned(), target(&app, fields.get("to").map(ToOwned::to_owned)));
     if let Some(wait) = app.auth.wait(address) {

@@ -1,4 +1,4 @@
-//! The settings in a report with which the sandbox behaves as the account did. Pure.
+//! Writes the part of a report from which the sandbox can imitate the account. Pure.
 
 use std::time::Duration;
 

@@ -138,7 +138,7 @@ impl LedgerFile {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the standard library adds kinds")]
     pub(super) fn io(&self, error: &io::Error) -> LedgerError {
         let (problem, advice) = match error.kind() {
-            io::ErrorKind::NotFound => ("its folder does not exist", "make the folder, or correct ledger.url"),
+            io::ErrorKind::NotFound => ("its folder does not exist", "create the folder, or correct ledger.url"),
             io::ErrorKind::PermissionDenied => {
                 ("permission denied", "let the worker's user read and write the file and its folder")
             }

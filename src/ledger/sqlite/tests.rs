@@ -252,7 +252,7 @@ async fn reader_sees_written_entries_and_creates_no_file() {
 async fn unusable_ledger_paths_say_why_and_what_to_do() {
     let folder = Folder::new();
     let error = open_error(&folder.file("missing/ledger")).await;
-    assert!(error.contains("its folder does not exist; make the folder, or correct ledger.url"), "{error}");
+    assert!(error.contains("its folder does not exist; create the folder, or correct ledger.url"), "{error}");
     let error = open_error(&folder.0).await;
     assert!(error.contains("it is a folder; name a file in ledger.url"), "{error}");
     let odd = folder.file("a ?mode=ro&x#y%25 'ñ'");

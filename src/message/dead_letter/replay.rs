@@ -1,4 +1,4 @@
-//! The properties of a replayed message. Pure.
+//! Makes the properties of the copy that a replay publishes. Pure.
 
 use std::collections::BTreeMap;
 

@@ -22,7 +22,7 @@ impl fmt::Display for NoDate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Form => write!(f, "which is not a known form of a date; {ALLOWED}"),
-            Self::Value => f.write_str("a date or time that does not exist; an existing one is allowed"),
+            Self::Value => f.write_str("a date or time that does not exist; correct the day or the time"),
         }
     }
 }
@@ -32,7 +32,7 @@ impl NoDate {
     pub(crate) fn without_value(self) -> String {
         match self {
             Self::Form => format!("is not a known form of a date; {ALLOWED}"),
-            Self::Value => "is a date or time that does not exist; an existing one is allowed".to_owned(),
+            Self::Value => "is a date or time that does not exist; correct the day or the time".to_owned(),
         }
     }
 }

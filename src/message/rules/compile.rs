@@ -27,7 +27,7 @@ pub(super) fn rules(events: &Events, task: &config::Task, timezone: &TimeZone) -
     let compiled = thread::scope(|scope| {
         let work = || compile(events, task, timezone);
         let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
-        thread.map_err(|error| error.to_string())?.join().map_err(|_| "reading the templates crashed".to_owned())
+        thread.map_err(|error| error.to_string())?.join().map_err(|_| "a panic; report this bug".to_owned())
     });
     compiled.unwrap_or_else(|why| Err(vec![Problem::new("rules", "events", format!("cannot be compiled: {why}"))]))
 }
@@ -150,7 +150,7 @@ fn when(source: &str, notes: &mut RuleProblems<'_>) -> Option<Template> {
         "when",
         &template,
         &[
-            ("task", "the condition is tried before the task is made"),
+            ("task", "the condition is tried before the fields of the task are known"),
             ("reference", "the condition is tried before the message has its id"),
         ],
     );
@@ -170,7 +170,7 @@ fn message_id(source: &str, notes: &mut RuleProblems<'_>) -> Option<Template> {
         &template,
         &[
             ("now", "the id of an event does not depend on the time at which it arrives"),
-            ("task", "the id is made before the task"),
+            ("task", "the id is computed before the fields of the task"),
             ("reference", "it is made from the id"),
         ],
     );

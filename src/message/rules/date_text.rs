@@ -1,4 +1,4 @@
-//! Dates, times, spans and zones as texts.
+//! Reads and writes dates, times of day, spans of time and time zones as text.
 
 use std::sync::LazyLock;
 

@@ -74,7 +74,7 @@ fn log_rejection(settlement: &Settlement, message_id: &str, outcome: &str) {
             message_id,
             outcome,
             reason,
-            "RabbitMQ refuses the copy of this message: left to RabbitMQ to dead-letter"
+            "RabbitMQ refuses the copy of this message, so the worker rejects it and RabbitMQ dead-letters it"
         );
     }
 }

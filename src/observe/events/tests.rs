@@ -71,6 +71,6 @@ fn oversized_message_is_logged_with_the_size_as_its_reason() {
     let (telemetry, captured) = (Telemetry::new("/", "q", Timestamp::UNIX_EPOCH), Captured::start());
     telemetry.connection(&ConnectionChange::Oversized { message_id: Some("m-1".to_owned()), bytes: 300_000 });
     let lines = captured.take();
-    assert_eq!(lines[0]["message"], "settled by RabbitMQ");
+    assert_eq!(lines[0]["message"], "rejected; RabbitMQ dead-letters it");
     assert_eq!(lines[0]["reason"], "the body has 300000 bytes; at most 262144 are allowed");
 }

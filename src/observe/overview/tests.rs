@@ -1,3 +1,5 @@
+//! Tests of the sentence that says whether the workers of a queue work.
+
 use super::*;
 use crate::observe::status::{BrokerStatus, GateStatus, LedgerStatus, Messages, TokenStatus};
 

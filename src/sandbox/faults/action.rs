@@ -1,4 +1,4 @@
-//! What can go wrong with an insert.
+//! The actions of fault rules: parses each one, and says what it does to an insert.
 
 use std::time::Duration;
 

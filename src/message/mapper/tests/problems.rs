@@ -157,8 +157,8 @@ fn several_tasks_from_one_event_are_refused_in_words() {
             "[[rules]]\nname = \"r\"\n[[rules.task]]\nname = \"a\"\n[[rules.task]]\nname = \"b\"".to_owned(),
             "rule r, task",
         ),
-        ("[[rules]]\nname = \"r\"\n[[rules.task]]\nname = \"a\"".to_owned(), "one event makes at most one task"),
-        ("[[rules]]\nname = \"r\"\ntasks = [{ name = \"a\" }]".to_owned(), "one event makes at most one task"),
+        ("[[rules]]\nname = \"r\"\n[[rules.task]]\nname = \"a\"".to_owned(), "one event creates at most one task"),
+        ("[[rules]]\nname = \"r\"\ntasks = [{ name = \"a\" }]".to_owned(), "one event creates at most one task"),
     ] {
         let found = problems(&text);
         assert!(found.contains(said), "{text}\n{found}");
