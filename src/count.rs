@@ -16,6 +16,14 @@ pub fn either<'a>(count: u64, one: &'a str, many: &'a str) -> &'a str {
     if count == 1 { one } else { many }
 }
 
+/// The names as a choice for people: `high, normal or low`.
+pub fn alternatives(names: &[&str]) -> String {
+    match names.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        _ => names.concat(),
+    }
+}
+
 /// A number with a comma after each thousand.
 #[must_use]
 pub fn grouped(number: u64) -> String {
@@ -40,5 +48,11 @@ mod tests {
         assert_eq!(texts, ["0 messages", "1 message", "2 messages", "1,200,000 messages"]);
         assert_eq!([1, 2].map(|count| counted(count, "entry")), ["1 entry", "2 entries"]);
         assert_eq!([0, 1, 2].map(|count| either(count, "it", "them")), ["them", "it", "them"]);
+    }
+
+    #[test]
+    fn alternatives_have_an_or_before_the_last() {
+        assert_eq!(alternatives(&["high", "normal", "low"]), "high, normal or low");
+        assert_eq!(["a", "b"].map(|name| alternatives(&[name])).concat(), "ab");
     }
 }

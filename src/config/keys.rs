@@ -1,6 +1,6 @@
 //! The table of all configuration keys. Loading, errors, `config` and the documentation use it.
 
-use crate::duration;
+use crate::{count, duration};
 
 mod pages;
 mod table;
@@ -92,7 +92,7 @@ impl Key {
     fn brief(&self) -> String {
         match self.kind {
             Kind::Like(words) => words.to_owned(),
-            Kind::Choice(names) => names.join(" or "),
+            Kind::Choice(names) => count::alternatives(names),
             Kind::Duration(least, most) => format!("{least} to {most}"),
             Kind::Count(least, most) => format!("a whole number from {least} to {most}"),
             Kind::Queue(most) => {

@@ -212,7 +212,7 @@ impl Metrics {
             &self.age_seconds,
         );
         to.register("messages_in_flight", "Messages fetched and not yet settled", self.in_flight.clone());
-        to.register("messages_without_id", "Messages fetched without a message id", self.without_id.clone());
+        to.register("messages_without_id", "Messages settled without a message id", self.without_id.clone());
         to.register("invalid_headers", "Headers x-wtw-* that arrived with a wrong type", self.invalid_headers.clone());
         to.register(
             "lost_deliveries",
