@@ -88,10 +88,11 @@ impl State {
     fn block_reason(&self) -> Option<BlockReason> {
         match (self.crm.cause(), self.tokens.all_suspended()) {
             _ if self.ledger_is_down => Some(BlockReason::Ledger),
-            (Some(TripCause::Outage), _) => Some(BlockReason::Outage),
             (Some(TripCause::Misconfigured), _) => Some(BlockReason::Misconfigured),
-            (None, Some(UnusableReason::Quota)) => Some(BlockReason::Quota),
-            (None, Some(UnusableReason::Unauthorized | UnusableReason::Throttled)) => Some(BlockReason::Unauthorized),
+            // Also in an outage: without a token no probe is sent, and an operator may be needed.
+            (_, Some(UnusableReason::Quota)) => Some(BlockReason::Quota),
+            (_, Some(UnusableReason::Unauthorized | UnusableReason::Throttled)) => Some(BlockReason::Unauthorized),
+            (Some(TripCause::Outage), None) => Some(BlockReason::Outage),
             (None, None) => None,
         }
     }

@@ -200,6 +200,23 @@ async fn wrong_address_closes_the_gate_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn token_refused_by_the_probe_of_an_outage_is_why_the_gate_is_closed() {
+    for (outcome, reason) in
+        [(Outcome::Unauthorized, BlockReason::Unauthorized), (Outcome::QuotaExhausted, BlockReason::Quota)]
+    {
+        let (gate, _) = gate(&[("WTW_GATE_FAILURES", "1")]);
+        gate.acquire().await.report(&ended(Outcome::Unavailable));
+        assert_eq!(gate.block_reason(), Some(BlockReason::Outage));
+        let (_, probe) = wait_for_slot(&gate).await;
+        probe.report(&ended(outcome));
+        assert_eq!((gate.block_reason(), gate.next_probe_at()), (Some(reason), None), "the token is tried next");
+        let (_, probe) = wait_for_slot(&gate).await;
+        probe.report(&ended(Outcome::Created));
+        assert_eq!(gate.block_reason(), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn used_up_token_is_left_out_until_its_reset_while_others_work() {
     let (gate, _) = gate(&[("WTW_CRM_TOKENS", "a,b")]);
     let first = gate.acquire().await;
