@@ -10,12 +10,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::connect::{Connector, vhost};
+use crate::broker::connect::Connector;
 use crate::broker::depths;
 use crate::broker::publish_gate::PublishGate;
 use crate::broker::publisher::Publisher;
 use crate::broker::session::{ConnectionChange, Session};
 use crate::broker::topology::Topology;
+use crate::broker::url::vhost;
 use crate::clock::Clock;
 use crate::config::{self, Config, LedgerStore};
 use crate::count::{counted, either};

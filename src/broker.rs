@@ -17,6 +17,7 @@ pub mod session;
 pub mod stream;
 mod subscription;
 pub mod topology;
+pub mod url;
 
 use std::fmt;
 

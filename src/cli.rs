@@ -146,16 +146,30 @@ impl Command {
                 | Self::Healthcheck(_)
         )
     }
+
+    /// Whether the command can end at any moment: it only reads, or can be run again.
+    fn has_nothing_to_finish(&self) -> bool {
+        matches!(
+            self,
+            Self::Map(_)
+                | Self::Status(_)
+                | Self::Config(_)
+                | Self::Topology(_)
+                | Self::Schema(_)
+                | Self::Healthcheck(_)
+        )
+    }
 }
 
 impl Cli {
-    /// Runs the command. The first signal asks it to stop.
+    /// Runs the command. The first signal asks it to stop, or ends it if it has nothing to finish.
     ///
     /// # Errors
     /// Why it failed.
     pub async fn run(self) -> Result<ExitCode, Error> {
         let stop = CancellationToken::new();
-        crate::lifecycle::listen(stop.clone(), FAILED).map_err(Error::failed)?;
+        let finishes_its_work = !self.command.has_nothing_to_finish();
+        crate::lifecycle::listen(finishes_its_work.then(|| stop.clone()), FAILED).map_err(Error::failed)?;
         let mut sources = Sources::of_process(self.config, stop.clone());
         sources.tolerates_wrong_rules = self.command.tolerates_wrong_rules();
         match self.command {

@@ -14,11 +14,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::observe::logs;
 
-/// Cancels `stop` on the first signal and ends the process with `exit_code` on the second.
+/// Cancels `stop` on the first signal and ends the process with `exit_code` on the second. Without `stop`, the first one ends it.
 ///
 /// # Errors
 /// The process cannot listen for signals.
-pub fn listen(stop: CancellationToken, exit_code: u8) -> io::Result<()> {
+pub fn listen(stop: Option<CancellationToken>, exit_code: u8) -> io::Result<()> {
     let mut signals = Signals {
         terminate: signal(SignalKind::terminate())?,
         interrupt: signal(SignalKind::interrupt())?,
@@ -28,6 +28,10 @@ pub fn listen(stop: CancellationToken, exit_code: u8) -> io::Result<()> {
     #[expect(clippy::disallowed_methods, reason = "it lives as long as the process; shutdown must not wait for it")]
     tokio::spawn(async move {
         let name = signals.next().await;
+        let Some(stop) = stop else {
+            eprintln!("error: interrupted");
+            std::process::exit(exit_code.into());
+        };
         tracing::info!(signal = name, "stopping; a second signal ends the process at once");
         stop.cancel();
         let name = signals.next().await;

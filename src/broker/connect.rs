@@ -10,22 +10,16 @@ use std::time::Duration;
 use lapin::tcp::{AsyncTcpStream, OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties};
-use secrecy::ExposeSecret;
 use tokio::time::{sleep, timeout};
-use url::Url;
 
 use crate::broker::ShortString;
+use crate::broker::url::{authority, with_defaults};
 use crate::config::{self, BrokerUrl};
 use crate::observe::traces;
 use crate::{net, tls};
 
 /// The longest wait for one answer of RabbitMQ.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Seconds between heartbeats; a dead peer is noticed after twice as long.
-const HEARTBEAT_SECONDS: &str = "8";
-/// The largest frame, in bytes: RabbitMQ's default. lapin has two buffers of 32 frames. If it knows their size before it connects,
-/// they use no memory until they are needed.
-const FRAME_BYTES: &str = "131072";
 /// Interval at which [`ended`] checks whether the connection has ended.
 const CONNECTION_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// The most failed IP addresses that are remembered.
@@ -165,16 +159,33 @@ impl Connector {
         &self.config
     }
 
-    /// Connects to the current node. If that fails, the next node becomes the current one.
+    /// Connects to the current node, or else to the first of the next ones that can be reached.
     ///
     /// # Errors
-    /// Names the node and what went wrong.
+    /// Names each node and what went wrong.
     pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
-        self.connect_in_turn(purpose).await.map(|(connection, _)| connection)
+        self.connect_to_any(purpose).await.map(|(connection, _)| connection)
     }
 
     /// As [`Self::connect`], and also returns the node for [`Self::mark_failed`]: a node that is cut off from the others
     /// accepts connections and does nothing else.
+    pub(super) async fn connect_to_any(&self, purpose: &str) -> Result<(Connection, Node), BrokerError> {
+        let nodes = self.urls.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let mut failed = match self.connect_in_turn(purpose).await {
+            Err(failed) if nodes > 1 => failed,
+            first => return first,
+        };
+        for _ in 1..nodes {
+            let BrokerError { message, code } = match self.connect_in_turn(purpose).await {
+                Err(failed) => failed,
+                connected => return connected,
+            };
+            failed = BrokerError { message: format!("{}; {message}", failed.message), code: failed.code.or(code) };
+        }
+        Err(failed)
+    }
+
+    /// Connects to the current node. If that fails, the next node becomes the current one.
     pub(super) async fn connect_in_turn(&self, purpose: &str) -> Result<(Connection, Node), BrokerError> {
         let turn = self.turn.load(Ordering::Relaxed);
         let empty = || BrokerError { message: "broker.urls is empty".to_owned(), code: None };
@@ -288,40 +299,6 @@ fn name_of(host: &str) -> &str {
 /// A failed TLS handshake with its true reason.
 fn in_words(error: io::Error) -> io::Error {
     tls::explain(&error, "broker.ca_file").map_or(error, io::Error::other)
-}
-
-/// The address with a heartbeat and a frame size, unless it names its own.
-fn with_defaults(url: &BrokerUrl) -> String {
-    let secret = url.secret.expose_secret();
-    let Ok(mut address) = Url::parse(secret) else { return secret.to_owned() };
-    for (name, default) in [("heartbeat", HEARTBEAT_SECONDS), ("frame_max", FRAME_BYTES)] {
-        if !address.query_pairs().any(|(key, _)| key == name) {
-            address.query_pairs_mut().append_pair(name, default);
-        }
-    }
-    address.into()
-}
-
-/// The virtual host that an address names.
-#[must_use]
-pub fn vhost(url: &BrokerUrl) -> String {
-    let parsed: Result<lapin::uri::AMQPUri, _> = url.secret.expose_secret().parse();
-    parsed.map_or_else(|_| "/".to_owned(), |uri| uri.vhost)
-}
-
-/// Host and port of an address, as a resolver takes them.
-#[must_use]
-pub fn authority(url: &BrokerUrl) -> Option<(String, u16)> {
-    let url = Url::parse(url.secret.expose_secret()).ok()?;
-    let usual = if url.scheme() == "amqps" { 5671 } else { 5672 };
-    Some((url.host_str()?.to_owned(), url.port().unwrap_or(usual)))
-}
-
-/// The user that an address logs in as; `guest` where it names none.
-#[must_use]
-pub fn user(url: &BrokerUrl) -> String {
-    let parsed: Result<lapin::uri::AMQPUri, _> = url.secret.expose_secret().parse();
-    parsed.map_or_else(|_| String::new(), |uri| uri.authority.userinfo.username)
 }
 
 /// A name as an AMQP short string, which has at most 255 bytes.

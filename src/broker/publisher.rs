@@ -150,7 +150,7 @@ impl Publisher {
         if let Some(link) = current.as_ref().filter(is_usable) {
             return Ok(link.clone());
         }
-        let connected = self.connector.connect_in_turn(self.purpose).await;
+        let connected = self.connector.connect_to_any(self.purpose).await;
         let (connection, node) = connected.map_err(|error| PublishError::Unconnected(error.message))?;
         let connection = Arc::new(connection);
         let frame_max = usize::try_from(connection.configuration().frame_max()).unwrap_or(DEFAULT_FRAME_MAX);

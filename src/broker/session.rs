@@ -36,6 +36,9 @@ const HEALTHY: Duration = Duration::from_secs(30);
 /// The wait after a message that ended the connection. It does not grow, because the messages behind it wait until RabbitMQ
 /// dead-letters that message.
 const WAIT_IF_UNDELIVERABLE: Duration = Duration::from_millis(100);
+/// What an operator does if a message ended the connection because of its headers.
+const ADVICE_FOR_LARGE_HEADERS: &str =
+    ". If a message has headers of more than 128 KiB, add ?frame_max= to broker.urls";
 /// The longest time that fetched messages wait until the queue's owners are compared. RabbitMQ ends a consumer that holds a
 /// message for 30 minutes.
 const OWNERSHIP_TIMEOUT: Duration = Duration::from_secs(600);
@@ -121,7 +124,8 @@ impl Session {
                 Err(TopologyError::Differs(text)) => return Err(text),
                 Err(TopologyError::Broker(error)) => error,
             };
-            (self.on_change)(ConnectionChange::Lost(error.message.clone()));
+            let advice = if error.is_undeliverable() { ADVICE_FOR_LARGE_HEADERS } else { "" };
+            (self.on_change)(ConnectionChange::Lost(format!("{}{advice}", error.message)));
             let (lasted, unsettled) = (began.elapsed(), state.unsettled.len());
             let ended = EndedConnection { error: &error, lasted, delivered: state.delivered, unsettled };
             let was_on = serial.is_on();

@@ -4,9 +4,10 @@ use tokio::net::TcpStream;
 use url::Host;
 
 use super::{Findings, Severity};
-use crate::broker::connect::{BrokerError, authority, user, vhost};
+use crate::broker::connect::BrokerError;
 use crate::broker::inspect::{Difference, Inspection};
 use crate::broker::topology::{Queue, Topology, WAYS_OUT, owner_queue};
+use crate::broker::url::{authority, user, vhost};
 use crate::config::{self, BrokerUrl, Config, TopologyMode};
 use crate::message::retry_state::MAX_OURS;
 use crate::net::{self, Unreachable};

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use crate::broker::connect::{Connector, vhost};
+use crate::broker::connect::Connector;
 use crate::broker::topology::{Topology, TopologyError, apply_once};
+use crate::broker::url::vhost;
 use crate::cli::{Error, load, print};
 use crate::config::Sources;
 use crate::visible;

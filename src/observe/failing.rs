@@ -2,15 +2,22 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::clock::{Clock, rfc3339};
 use crate::observe::logs::Repeated;
+
+/// The shortest time between two connections that are both logged.
+const STABLE: Duration = Duration::from_secs(5);
 
 /// The failures that repeat until RabbitMQ, the ledger or a queue works again.
 pub(super) struct FailureLog(Mutex<State>);
 
 struct State {
     connection: Repeated,
+    connected_at: Option<Instant>,
     ledger: Repeated,
     owners: Repeated,
     /// One for each queue.
@@ -22,6 +29,7 @@ impl Default for FailureLog {
         let repeated = |what| Repeated::new(what, Clock::system());
         Self(Mutex::new(State {
             connection: repeated("not connected to RabbitMQ, trying again"),
+            connected_at: None,
             ledger: repeated("the ledger cannot be read or written, trying again; no request is sent until then"),
             owners: repeated(
                 "the owner of the queue cannot be compared, trying again; no message is processed meanwhile",
@@ -41,9 +49,16 @@ impl FailureLog {
         self.lock().connection.warn(reason);
     }
 
-    /// Connecting to RabbitMQ succeeded.
+    /// Connecting to RabbitMQ succeeded. Nothing is logged, and failures go on counting, if it succeeded a moment ago: a message
+    /// that cannot be delivered ends one connection after the other.
     pub(super) fn connected(&self, node: &str) {
-        let failed = self.lock().connection.worked();
+        let mut state = self.lock();
+        let before = state.connected_at.replace(Instant::now());
+        if before.is_some_and(|before| before.elapsed() < STABLE) {
+            return;
+        }
+        let failed = state.connection.worked();
+        drop(state);
         let (times, since) = failed.map(|failed| (failed.times, rfc3339(failed.since))).unzip();
         tracing::info!(node, failures = times, since, "connected to RabbitMQ: consuming, or standing by");
     }

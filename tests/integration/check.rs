@@ -49,7 +49,7 @@ fn names(rig: &Rig) -> Vec<String> {
 }
 
 /// A port on loopback where nothing listens.
-fn closed_port() -> u16 {
+pub(crate) fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port()
 }
 

@@ -133,6 +133,34 @@ async fn publish_takes_every_form_and_confirms_each() {
 }
 
 #[tokio::test]
+async fn every_command_tries_each_node_of_the_broker() {
+    let rig = Rig::new("commands.nodes").await;
+    let nowhere = format!("amqp://127.0.0.1:{}/%2f", crate::check::closed_port());
+    let env = rig.env(&[("WTW_BROKER_URLS", &format!("{nowhere},{}", rig.broker_url))]);
+    succeeds(&["topology", "--apply"], &env, b"").await;
+    succeeds(&["publish"], &env, &task("x")).await;
+    assert_eq!(rig.amqp.count(&rig.queue).await, Some(1));
+    let only_nowhere = rig.env(&[("WTW_BROKER_URLS", &format!("{nowhere},{nowhere}"))]);
+    let refused = run(&["publish"], &only_nowhere, &task("x")).await;
+    assert!(refused.code == Some(1) && refused.stderr.matches("Connection refused").count() == 2, "{}", refused.stderr);
+}
+
+#[tokio::test]
+async fn signal_ends_a_command_that_has_nothing_to_finish() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("amqp://{}/%2f", silent.local_addr().expect("an address"));
+    for args in [&["topology", "--apply"][..], &["status"]] {
+        let mut command = Process::start(args, &env(&[("WTW_BROKER_URLS", &url)]));
+        let id = command.id();
+        let is_ready = || async { crate::shutdown::catches_sigterm(id).then_some(()) };
+        eventually("the command handles SIGTERM", is_ready).await;
+        command.signal("TERM").await;
+        assert_eq!(command.ended().await.code(), Some(1), "{args:?}: {}", command.lines().join("\n"));
+        assert!(command.lines().contains(&"error: interrupted".to_owned()), "{args:?}: {:?}", command.lines());
+    }
+}
+
+#[tokio::test]
 async fn publish_sends_nothing_of_a_bad_input_and_reports_a_missing_queue() {
     let rig = Rig::new("commands.unroutable").await;
     let env = rig.env(&[("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false")]);

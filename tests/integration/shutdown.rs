@@ -121,7 +121,7 @@ async fn blocked_log_output_stops_neither_work_nor_pages_nor_shutdown() {
 }
 
 /// Whether a process handles SIGTERM: its bit in the mask of caught signals in `/proc/PID/status` (proc(5)).
-fn catches_sigterm(id: u32) -> bool {
+pub(crate) fn catches_sigterm(id: u32) -> bool {
     const SIGTERM: u32 = 15;
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0").trim().to_owned();

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::schema;
 use crate::broker::bindings::shown;
-use crate::broker::connect::vhost;
+use crate::broker::url::vhost;
 use crate::config::{Binding, Config, Example, RuleAction, RuleText, Scalar};
 
 const JSON: &str = "application/json";
