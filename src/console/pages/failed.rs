@@ -19,7 +19,7 @@ use crate::console::text::field;
 use crate::console::times::When;
 use crate::count::grouped;
 use crate::dead_letters::Source;
-use crate::dead_letters::audit::{Record, new_action};
+use crate::dead_letters::audit::{BEGUN, Record, new_action};
 use crate::dead_letters::filter::{Filter, kinds};
 use crate::dead_letters::group::Groups;
 use crate::dead_letters::list_entry::{Interner, ListEntry};
@@ -277,6 +277,17 @@ async fn export_to(
     visitor: &Visitor,
     sender: &tokio::sync::mpsc::Sender<Result<Bytes, std::io::Error>>,
 ) {
+    let record = Record {
+        action: new_action(),
+        what: "export".to_owned(),
+        who: visitor.session.name.clone(),
+        from: format!("console {}", visitor.address),
+        filter: filter.words(),
+        result: BEGUN.to_owned(),
+        ..Record::default()
+    };
+    // An export that is killed is on record. If the stream cannot be written, the record of the export's end says so.
+    let _ = app.dead_letters.record(record.clone()).await;
     let (mut texts, now, mut count) = (Interner::default(), app.now(), 0);
     let scanned = app.dead_letters.scan(&Source::DEAD, &app.stop, |found| {
         let entry = ListEntry::new(&found, &mut texts);
@@ -301,16 +312,5 @@ async fn export_to(
         // Ends the download with an error, so that the browser does not take it for complete.
         let _ = sender.send(Err(std::io::Error::other(result.clone()))).await;
     }
-    let record = Record {
-        action: new_action(),
-        what: "export".to_owned(),
-        who: visitor.session.name.clone(),
-        from: format!("console {}", visitor.address),
-        filter: filter.words(),
-        count,
-        done: count,
-        result,
-        ..Record::default()
-    };
-    app.dead_letters.audit(record).await;
+    app.dead_letters.audit(Record { count, done: count, result, ..record }).await;
 }
