@@ -9,7 +9,7 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, ORIGIN,
     REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use url::form_urlencoded;
@@ -104,7 +104,7 @@ pub(crate) async fn guard(
         return harden(next.run(request).await);
     }
     let is_trusted = app.config.console.trusted_proxies.contains(&peer.ip());
-    if let Some(refusal) = refusal(&app, request.method(), request.headers(), is_trusted) {
+    if let Some(refusal) = refusal(&app, &request, is_trusted) {
         return harden((StatusCode::FORBIDDEN, refusal).into_response());
     }
     let is_secure = is_trusted && last(request.headers(), "x-forwarded-proto") == Some("https");
@@ -163,7 +163,8 @@ pub(crate) fn session_cookie(base: &str, session: &str, is_secure: bool) -> Stri
 }
 
 /// Why a request is refused for every visitor.
-fn refusal(app: &App, method: &Method, headers: &HeaderMap, is_trusted: bool) -> Option<String> {
+fn refusal(app: &App, request: &Request, is_trusted: bool) -> Option<String> {
+    let headers = request.headers();
     let host = host(headers, is_trusted);
     let allowed = &app.config.console.allowed_hosts;
     if !is_allowed_host(&host, allowed) {
@@ -172,12 +173,26 @@ fn refusal(app: &App, method: &Method, headers: &HeaderMap, is_trusted: bool) ->
             crate::visible::line(&host)
         ));
     }
-    if *method != Method::POST {
+    let is_cross = header(headers, "sec-fetch-site").is_some_and(|site| site == "cross-site");
+    if is_cross && reads_queues(&app.base, request.uri()) {
+        let text =
+            "This page reads the queues. It was opened from another site, and was refused. Open it in the console.\n";
+        return Some(text.to_owned());
+    }
+    if *request.method() != Method::POST {
         return None;
     }
-    let is_cross = header(headers, "sec-fetch-site").is_some_and(|site| site == "cross-site");
     (!is_same_origin(headers, &host, allowed) || is_cross)
         .then(|| "This form was sent from another site, and was refused.\n".to_owned())
+}
+
+/// Whether each request for this address reads the queues. Each reading raises the delivery counts of the messages.
+fn reads_queues(base: &str, uri: &Uri) -> bool {
+    match uri.path().strip_prefix(base) {
+        Some("failed/export") => true,
+        Some("find") => uri.query().is_some_and(|query| !query.is_empty()),
+        _ => false,
+    }
 }
 
 /// Whether a form was sent from this console. `host` is the name that the browser asked for. A proxy can leave the port out of

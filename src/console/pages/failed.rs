@@ -5,8 +5,8 @@ use std::sync::Arc;
 use askama::Template;
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, RawQuery, Request, State};
-use axum::http::StatusCode;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use jiff::Timestamp;
@@ -246,6 +246,7 @@ pub(super) async fn read_again(
 pub(super) async fn export(
     State(app): State<Arc<App>>,
     Extension(visitor): Extension<Visitor>,
+    method: Method,
     RawQuery(query): RawQuery,
 ) -> Response {
     if visitor.role != crate::console::auth::Role::Operator {
@@ -261,13 +262,17 @@ pub(super) async fn export(
         Ok(filter) => filter,
         Err(why) => return said(&app, &visitor, StatusCode::BAD_REQUEST, why, "failed"),
     };
+    let headers =
+        [(CONTENT_TYPE, "application/x-ndjson"), (CONTENT_DISPOSITION, "attachment; filename=\"dead-letters.jsonl\"")];
+    // HEAD has no body, so the queues are not read for it.
+    if method == Method::HEAD {
+        return headers.into_response();
+    }
     // A slow reader stops the scan; memory stays bounded.
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(64);
     let exporting = Arc::clone(&app);
     app.tasks.spawn(async move { export_to(&exporting, &filter, &visitor, &sender).await });
     let lines = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
-    let headers =
-        [(CONTENT_TYPE, "application/x-ndjson"), (CONTENT_DISPOSITION, "attachment; filename=\"dead-letters.jsonl\"")];
     (headers, Body::from_stream(lines)).into_response()
 }
 
