@@ -173,11 +173,18 @@ fn refusal(app: &App, request: &Request, is_trusted: bool) -> Option<String> {
             crate::visible::line(&host)
         ));
     }
+    if let Some(name) = &app.config.console.user_header
+        && is_trusted
+        && !app.auth.is_needed()
+        && user(headers, name).is_none()
+    {
+        return Some(format!(
+            "The proxy named no user: the header {name} (console.user_header) is missing or not UTF-8. Correct the proxy.\n"
+        ));
+    }
     let is_cross = header(headers, "sec-fetch-site").is_some_and(|site| site == "cross-site");
     if is_cross && reads_queues(&app.base, request.uri()) {
-        let text =
-            "This page reads the queues. It was opened from another site, and was refused. Open it in the console.\n";
-        return Some(text.to_owned());
+        return Some("This page was opened from another site, and was refused. Open it in the console.\n".to_owned());
     }
     if *request.method() != Method::POST {
         return None;
@@ -244,8 +251,7 @@ fn visitor(
         Visitor { session, role, address, can_act }
     };
     let named = app.config.console.user_header.as_deref().filter(|_| is_trusted);
-    let named = named.and_then(|name| last(headers, name)).filter(|name| !name.is_empty());
-    let (name, login) = match named {
+    let (name, login) = match named.and_then(|name| user(headers, name)) {
         Some(name) => (name, auth::PROXY),
         None if app.auth.is_needed() => {
             let visitor = known.and_then(|session| app.auth.role(&session.login).map(|role| of(session, role)));
@@ -284,6 +290,12 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 /// The last line of a header: the one that the trusted proxy added.
 fn last<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get_all(name).iter().next_back()?.to_str().ok()
+}
+
+/// The user whom a trusted proxy names in a header.
+fn user<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let value = headers.get_all(name).iter().next_back()?;
+    std::str::from_utf8(value.as_bytes()).ok().filter(|user| !user.is_empty())
 }
 
 /// The security headers of every answer.
