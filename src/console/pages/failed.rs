@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use jiff::Timestamp;
 
-use super::{Shell, go, parameter, print_name, refused, said, show};
+use super::{Shell, go, last_page, parameter, print_name, refused, said, show};
 use crate::console::App;
 use crate::console::index::{BODY, Snapshot};
 use crate::console::safety::{self, Visitor};
@@ -123,7 +123,8 @@ fn filled(
     entries.iter().for_each(|entry| groups.add(entry));
     let groups = groups.sorted();
     let query = filter.query();
-    let from = number.saturating_mul(MESSAGES_PER_PAGE).min(entries.len());
+    let number = number.min(last_page(entries.len(), MESSAGES_PER_PAGE));
+    let from = number.saturating_mul(MESSAGES_PER_PAGE);
     let link = |page: usize| format!("{}failed?{query}&view=list&page={page}", app.base);
     let sees = shell.sees_bodies;
     Page {
