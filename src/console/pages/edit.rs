@@ -7,7 +7,7 @@ use axum::extract::{Extension, Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 
-use super::message::{ledger_and_creation, preview, whole_body};
+use super::message::{is_found_in_crm, ledger_and_creation, preview, whole_body};
 use super::{Shell, go, print_name, print_of, refused, said, show};
 use crate::clock::rfc3339;
 use crate::console::App;
@@ -94,7 +94,14 @@ async fn subject(app: &App, visitor: &Visitor, name: &str) -> Result<Subject, Re
     if creation == CreationState::Created {
         return Err(said(app, visitor, StatusCode::CONFLICT, "Its task was created: it cannot be replayed.", "failed"));
     }
-    Ok(Subject { entry, detail, before, creation })
+    match is_found_in_crm(app, &entry.id, creation) {
+        Ok(false) => Ok(Subject { entry, detail, before, creation }),
+        Ok(true) => {
+            let text = "Somebody found its task in the CRM: it cannot be replayed.";
+            Err(said(app, visitor, StatusCode::CONFLICT, text, &format!("message/{name}")))
+        }
+        Err(why) => Err(said(app, visitor, StatusCode::SERVICE_UNAVAILABLE, why, "failed")),
+    }
 }
 
 pub(super) async fn page(

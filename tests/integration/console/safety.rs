@@ -139,6 +139,9 @@ async fn foreign_text_is_escaped_on_every_page() {
     let (_, rest) = list.split_once("/message/").expect("a link");
     let print = rest.split('"').next().expect("a link").to_owned();
     let path = console.count(&[("what", "replay"), ("print", &print), ("doubt", "yes")]).await;
+    // After the check-off there is no form.
+    let edit = format!("/message/{print}/edit");
+    assert_harmless(&edit, &console.get(&edit).await.text);
     console.post("/doubt", &[("print", &print), ("found", "exists")]).await;
     let query =
         url::form_urlencoded::Serializer::new(String::new()).append_pair("id", evil).append_pair("text", evil).finish();
