@@ -59,12 +59,12 @@ fn set_one(text: &str, FieldEdit { field, value }: &FieldEdit) -> Result<String,
         serde_json::from_str(text).map_err(|error| format!("the body is not a JSON object: {error}"))?;
     for (at, (name, _)) in members.iter().enumerate() {
         if members.iter().skip(at + 1).any(|(other, _)| other == name) {
-            return Err(format!("the body gives {name:?} more than once: edit the whole body instead (--edit)"));
+            return Err(format!("the body gives {name:?} more than once: edit the whole body instead"));
         }
     }
     let value = value.to_string();
     if let Some((_, held)) = members.iter().find(|(name, _)| name == field) {
-        let at = place_of(text, held).ok_or("the field cannot be replaced: edit the whole body instead (--edit)")?;
+        let at = place_of(text, held).ok_or("the field cannot be replaced: edit the whole body instead")?;
         return Ok(replaced(text, at..at + held.get().len(), &value));
     }
     let end = text.rfind('}').ok_or("the body is not a JSON object")?;
