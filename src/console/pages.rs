@@ -200,6 +200,11 @@ pub(crate) fn parameter(query: Option<&str>, name: &str) -> Option<String> {
     pairs.find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.into_owned())
 }
 
+/// The number of the last page, from 0.
+pub(crate) fn last_page(rows: usize, rows_per_page: usize) -> usize {
+    rows.div_ceil(rows_per_page).saturating_sub(1)
+}
+
 /// The message's fingerprint as a path segment.
 pub(crate) fn print_name(print: u128) -> String {
     format!("{print:032x}")
@@ -214,4 +219,15 @@ pub(crate) fn print_of(name: &str) -> Option<u128> {
 pub(crate) fn when(app: &App, seconds: i64) -> When {
     let at = Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH);
     When::new(at, app.now(), &app.config.crm.timezone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_page_has_the_last_row() {
+        let pages = [0, 1, 50, 51, 100, 101].map(|rows| last_page(rows, 50));
+        assert_eq!(pages, [0, 0, 0, 1, 1, 2]);
+    }
 }

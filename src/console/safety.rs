@@ -9,7 +9,7 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, ORIGIN,
     REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use url::form_urlencoded;
@@ -104,7 +104,7 @@ pub(crate) async fn guard(
         return harden(next.run(request).await);
     }
     let is_trusted = app.config.console.trusted_proxies.contains(&peer.ip());
-    if let Some(refusal) = refusal(&app, request.method(), request.headers(), is_trusted) {
+    if let Some(refusal) = refusal(&app, &request, is_trusted) {
         return harden((StatusCode::FORBIDDEN, refusal).into_response());
     }
     let is_secure = is_trusted && last(request.headers(), "x-forwarded-proto") == Some("https");
@@ -163,7 +163,8 @@ pub(crate) fn session_cookie(base: &str, session: &str, is_secure: bool) -> Stri
 }
 
 /// Why a request is refused for every visitor.
-fn refusal(app: &App, method: &Method, headers: &HeaderMap, is_trusted: bool) -> Option<String> {
+fn refusal(app: &App, request: &Request, is_trusted: bool) -> Option<String> {
+    let headers = request.headers();
     let host = host(headers, is_trusted);
     let allowed = &app.config.console.allowed_hosts;
     if !is_allowed_host(&host, allowed) {
@@ -172,12 +173,33 @@ fn refusal(app: &App, method: &Method, headers: &HeaderMap, is_trusted: bool) ->
             crate::visible::line(&host)
         ));
     }
-    if *method != Method::POST {
-        return None;
+    if let Some(name) = &app.config.console.user_header
+        && is_trusted
+        && !app.auth.is_needed()
+        && user(headers, name).is_none()
+    {
+        return Some(format!(
+            "The proxy named no user: the header {name} (console.user_header) is missing or not UTF-8. Correct the proxy.\n"
+        ));
     }
     let is_cross = header(headers, "sec-fetch-site").is_some_and(|site| site == "cross-site");
+    if is_cross && reads_queues(&app.base, request.uri()) {
+        return Some("This page was opened from another site, and was refused. Open it in the console.\n".to_owned());
+    }
+    if *request.method() != Method::POST {
+        return None;
+    }
     (!is_same_origin(headers, &host, allowed) || is_cross)
         .then(|| "This form was sent from another site, and was refused.\n".to_owned())
+}
+
+/// Whether each request for this address reads the queues. Each reading raises the delivery counts of the messages.
+fn reads_queues(base: &str, uri: &Uri) -> bool {
+    match uri.path().strip_prefix(base) {
+        Some("failed/export") => true,
+        Some("find") => uri.query().is_some_and(|query| !query.is_empty()),
+        _ => false,
+    }
 }
 
 /// Whether a form was sent from this console. `host` is the name that the browser asked for. A proxy can leave the port out of
@@ -229,8 +251,7 @@ fn visitor(
         Visitor { session, role, address, can_act }
     };
     let named = app.config.console.user_header.as_deref().filter(|_| is_trusted);
-    let named = named.and_then(|name| last(headers, name)).filter(|name| !name.is_empty());
-    let (name, login) = match named {
+    let (name, login) = match named.and_then(|name| user(headers, name)) {
         Some(name) => (name, auth::PROXY),
         None if app.auth.is_needed() => {
             let visitor = known.and_then(|session| app.auth.role(&session.login).map(|role| of(session, role)));
@@ -269,6 +290,12 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 /// The last line of a header: the one that the trusted proxy added.
 fn last<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get_all(name).iter().next_back()?.to_str().ok()
+}
+
+/// The user whom a trusted proxy names in a header.
+fn user<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let value = headers.get_all(name).iter().next_back()?;
+    std::str::from_utf8(value.as_bytes()).ok().filter(|user| !user.is_empty())
 }
 
 /// The security headers of every answer.

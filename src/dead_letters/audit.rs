@@ -1,7 +1,7 @@
 //! The audit: one log line for each action of the command line or the console, and a record in a stream.
 //!
-//! A command also writes a record before its first message, so that one that is killed is on record. [`DeadLetters::records`]
-//! returns the last record of each action.
+//! A command or an export also writes a record before its first message, so that one that is killed is on record.
+//! [`DeadLetters::records`] returns the last record of each action.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;

@@ -45,26 +45,59 @@ pub fn set(body: &[u8], settings: &[FieldEdit]) -> Result<Vec<u8>, String> {
     if settings.is_empty() {
         return Ok(body.to_vec());
     }
-    let mut text = std::str::from_utf8(body)
-        .map_err(|_| "the body is not a JSON object: it is not UTF-8 text".to_owned())?
-        .to_owned();
+    let mut text = utf8(body)?.to_owned();
     for setting in settings {
         text = set_one(&text, setting)?;
     }
     Ok(text.into_bytes())
 }
 
-fn set_one(text: &str, FieldEdit { field, value }: &FieldEdit) -> Result<String, String> {
-    let Members(members) =
+/// Removes a field from a body. The rest stays byte for byte.
+///
+/// # Errors
+/// The body is not a JSON object, or has a field twice.
+pub fn remove(body: &[u8], field: &str) -> Result<Vec<u8>, String> {
+    let text = utf8(body)?;
+    let Members(members) = members(text)?;
+    let Some(at) = members.iter().position(|(name, _)| name == field) else { return Ok(body.to_vec()) };
+    let end_of = |at: usize| {
+        let (_, value) = members.get(at)?;
+        Some(place_of(text, value)? + value.get().len())
+    };
+    let range = || {
+        let end = end_of(at)?;
+        if let Some(before) = at.checked_sub(1) {
+            return Some(end_of(before)?..end);
+        }
+        // The comma after the first field goes with it.
+        let comma = if members.len() > 1 { text.get(end..)?.find(',')? + 1 } else { 0 };
+        Some(text.find('{')? + 1..end + comma)
+    };
+    let range = range().ok_or("the field cannot be removed: edit the whole body instead")?;
+    Ok(replaced(text, range, "").into_bytes())
+}
+
+fn utf8(body: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(body).map_err(|_| "the body is not a JSON object: it is not UTF-8 text".to_owned())
+}
+
+/// The members of a JSON object that gives each field once.
+fn members(text: &str) -> Result<Members<'_>, String> {
+    let members: Members<'_> =
         serde_json::from_str(text).map_err(|error| format!("the body is not a JSON object: {error}"))?;
-    for (at, (name, _)) in members.iter().enumerate() {
-        if members.iter().skip(at + 1).any(|(other, _)| other == name) {
-            return Err(format!("the body gives {name:?} more than once: edit the whole body instead (--edit)"));
+    for (at, (name, _)) in members.0.iter().enumerate() {
+        if members.0.iter().skip(at + 1).any(|(other, _)| other == name) {
+            return Err(format!("the body gives {name:?} more than once: edit the whole body instead"));
         }
     }
+    Ok(members)
+}
+
+fn set_one(text: &str, FieldEdit { field, value }: &FieldEdit) -> Result<String, String> {
+    let Members(members) = members(text)?;
     let value = value.to_string();
     if let Some((_, held)) = members.iter().find(|(name, _)| name == field) {
-        let at = place_of(text, held).ok_or("the field cannot be replaced: edit the whole body instead (--edit)")?;
+        let at = place_of(text, held).ok_or("the field cannot be replaced: edit the whole body instead")?;
         return Ok(replaced(text, at..at + held.get().len(), &value));
     }
     let end = text.rfind('}').ok_or("the body is not a JSON object")?;
@@ -138,6 +171,25 @@ mod tests {
         ] {
             assert!(change(body, &[setting]).unwrap_err().contains(why), "{body} {setting}");
         }
+    }
+
+    #[test]
+    fn remove_leaves_the_rest_as_it_is() {
+        for (body, field, after) in [
+            (r#"{ "z":1.50, "name" : "a","n":3 }"#, "name", r#"{ "z":1.50,"n":3 }"#),
+            (r#"{ "z":1.50 , "name" : "a" }"#, "z", r#"{ "name" : "a" }"#),
+            (r#"{"z":1,"name":"a" }"#, "name", r#"{"z":1 }"#),
+            (r#" { "name":"a, {" } "#, "name", " { } "),
+            (r#"{"n\u0061me":"a","z":"name"}"#, "name", r#"{"z":"name"}"#),
+            (r#"{"z":1}"#, "name", r#"{"z":1}"#),
+        ] {
+            assert_eq!(
+                remove(body.as_bytes(), field).map(|body| String::from_utf8(body).unwrap()).as_deref(),
+                Ok(after)
+            );
+        }
+        assert!(remove(b"[]", "name").unwrap_err().contains("not a JSON object"));
+        assert!(remove(br#"{"a":1,"a":2}"#, "a").unwrap_err().contains("more than once"));
     }
 
     #[test]

@@ -123,7 +123,7 @@ fn action_page(app: &App, visitor: &Visitor, action: Action, query: &str) -> Res
         is_held_by_read_only: action.state == "running" && app.config.console.read_only,
         can_delete: action.what == "discard" && action.state == "failed" && of("waiting") > 0,
         verb: verb(&action.what),
-        lists: named(app, &action.id, shown)?,
+        lists: named(app, &action, now, shown)?,
         back: match parameter(Some(&action.query), PRINT) {
             Some(print) => format!("{}message/{print}", app.base),
             None => list.clone(),
@@ -149,10 +149,14 @@ fn verb(what: &str) -> &'static str {
 }
 
 /// The messages that an action did not settle for good, and why.
-fn named(app: &App, id: &str, shown: impl Fn(String) -> String) -> Result<Vec<NamedItems>, String> {
+fn named(app: &App, action: &Action, now: i64, shown: impl Fn(String) -> String) -> Result<Vec<NamedItems>, String> {
     let mut lists = Vec::new();
-    for (state, title) in [("failed_again", "Failed again"), ("skipped", "Stayed"), ("gone", "No longer there")] {
-        let items = app.store.items(id, state, MAX_LISTED_IDS)?;
+    let without_result = if is_over(action, now) { "Result not known" } else { "Waiting for a result" };
+    // Only a replay has results.
+    let sent = (action.what == "replay").then_some(("sent", without_result));
+    let states = [("failed_again", "Failed again"), ("skipped", "Stayed"), ("gone", "No longer there")];
+    for (state, title) in states.into_iter().chain(sent) {
+        let items = app.store.items(&action.id, state, MAX_LISTED_IDS)?;
         if !items.is_empty() {
             lists.push((title, items.into_iter().map(|item| (item.id, shown(item.why.unwrap_or_default()))).collect()));
         }

@@ -11,7 +11,7 @@ use axum::response::Response;
 use jiff::Timestamp;
 
 use super::results::{FOLLOWED, replays_elsewhere, result};
-use super::{Shell, parameter, said, show, when};
+use super::{Shell, last_page, parameter, said, show, when};
 use crate::console::App;
 use crate::console::safety::Visitor;
 use crate::console::store::Action;
@@ -76,7 +76,8 @@ pub(super) async fn page(
     let results = replays_elsewhere(&app, &records, &ours).await;
     let entries = entries(&ours, &records);
     let number: usize = parameter(query.as_deref(), "page").and_then(|page| page.parse().ok()).unwrap_or(0);
-    let from = number.saturating_mul(ROWS_PER_PAGE).min(entries.len());
+    let number = number.min(last_page(entries.len(), ROWS_PER_PAGE));
+    let from = number.saturating_mul(ROWS_PER_PAGE);
     let row = |entry: &Entry<'_>| match entry {
         Entry::Own(action) => own(&app, action),
         Entry::Recorded(record) => recorded(&app, record, &ours, &results),

@@ -9,7 +9,7 @@ use axum::response::Response;
 
 use super::failed::{MessageRow, row};
 use super::posted::Posted;
-use super::{Shell, go, parameter, print_of, said, show, when};
+use super::{Shell, go, last_page, parameter, print_of, said, show, when};
 use crate::console::App;
 use crate::console::index::{BODY, Snapshot};
 use crate::console::safety::Visitor;
@@ -58,7 +58,8 @@ pub(super) async fn page(
     let now = app.now();
     let entries: Vec<_> =
         view.snapshot.as_ref().map(|snapshot| snapshot.filtered(&filter, now).collect()).unwrap_or_default();
-    let from = number.saturating_mul(MESSAGES_PER_PAGE).min(entries.len());
+    let number = number.min(last_page(entries.len(), MESSAGES_PER_PAGE));
+    let from = number.saturating_mul(MESSAGES_PER_PAGE);
     let previewer = if shell.sees_bodies { app.previewer().ok() } else { None };
     let mut rows = Vec::new();
     for entry in entries.iter().skip(from).take(MESSAGES_PER_PAGE) {

@@ -7,7 +7,7 @@ use axum::extract::{Extension, Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 
-use super::message::{ledger_and_creation, preview, whole_body};
+use super::message::{is_found_in_crm, ledger_and_creation, preview, whole_body};
 use super::{Shell, go, print_name, print_of, refused, said, show};
 use crate::clock::rfc3339;
 use crate::console::App;
@@ -16,7 +16,7 @@ use crate::console::index::Detail;
 use crate::console::safety::{self, Form, PostRefusal, Visitor};
 use crate::console::text;
 use crate::dead_letters::body;
-use crate::dead_letters::edit::{FieldEdit, changed_fields, set};
+use crate::dead_letters::edit::{FieldEdit, changed_fields, remove, set};
 use crate::dead_letters::ledger_access::CreationState;
 use crate::dead_letters::list_entry::ListEntry;
 use crate::ledger::Digest;
@@ -27,6 +27,8 @@ use crate::observe::ledger_page::hex;
 const BODY: &str = "body";
 /// The field that the form shows in several lines.
 const MULTILINE: &str = "description";
+/// The fields that are never left out: each task must have the first three, and an empty description is allowed.
+const KEPT: [&str; 4] = ["name", "completion_date", "id_record", "description"];
 
 #[derive(Template)]
 #[template(path = "edit.html")]
@@ -94,7 +96,14 @@ async fn subject(app: &App, visitor: &Visitor, name: &str) -> Result<Subject, Re
     if creation == CreationState::Created {
         return Err(said(app, visitor, StatusCode::CONFLICT, "Its task was created: it cannot be replayed.", "failed"));
     }
-    Ok(Subject { entry, detail, before, creation })
+    match is_found_in_crm(app, &entry.id, creation) {
+        Ok(false) => Ok(Subject { entry, detail, before, creation }),
+        Ok(true) => {
+            let text = "Somebody found its task in the CRM: it cannot be replayed.";
+            Err(said(app, visitor, StatusCode::CONFLICT, text, &format!("message/{name}")))
+        }
+        Err(why) => Err(said(app, visitor, StatusCode::SERVICE_UNAVAILABLE, why, "failed")),
+    }
 }
 
 pub(super) async fn page(
@@ -222,15 +231,24 @@ fn written(form: &Form, before: &[u8]) -> Result<Vec<u8>, String> {
         let had = before.windows(2).any(|pair| pair == b"\r\n");
         return Ok(if had { text.to_owned() } else { text.replace("\r\n", "\n") }.into_bytes());
     }
-    let mut settings = Vec::new();
+    by_field(before, |field| form.text(&format!("field.{field}")))
+}
+
+/// The original body with the changed fields. A field that was emptied is left out.
+fn by_field<'a>(before: &[u8], given: impl Fn(&str) -> &'a str) -> Result<Vec<u8>, String> {
+    let (mut settings, mut emptied) = (Vec::new(), Vec::new());
     for field in FIELDS {
-        let held = body::value_at(before, field);
-        let given = form.text(&format!("field.{field}"));
-        if !is_unchanged(held.as_deref().unwrap_or_default(), given, field == MULTILINE) {
+        let (held, given) = (body::value_at(before, field), given(field));
+        if is_unchanged(held.as_deref().unwrap_or_default(), given, field == MULTILINE) {
+            continue;
+        }
+        if given.is_empty() && !KEPT.contains(&field) {
+            emptied.push(field);
+        } else {
             settings.push(FieldEdit::parse(&format!("{field}={}", given.replace("\r\n", "\n")))?);
         }
     }
-    set(before, &settings)
+    emptied.into_iter().try_fold(set(before, &settings)?, |body, field| remove(&body, field))
 }
 
 /// Whether `given` is what a browser sends for the text `held` in a form field that was not changed.
@@ -288,6 +306,14 @@ fn filled(app: &App, visitor: &Visitor, subject: &Subject, body: &[u8], state: F
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn field_that_was_emptied_is_left_out_unless_each_task_has_it() {
+        let before = br#"{"name":"a","description":"d","status":"open","priority":"low","remember":true}"#;
+        let given = |field: &str| if field == "priority" { "high" } else { "" };
+        let after = by_field(before, given).map(|body| String::from_utf8(body).unwrap());
+        assert_eq!(after.as_deref(), Ok(r#"{"name":"","description":"","priority":"high"}"#));
+    }
 
     #[test]
     fn field_that_a_browser_alters_is_unchanged_until_somebody_edits_it() {

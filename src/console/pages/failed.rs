@@ -5,13 +5,13 @@ use std::sync::Arc;
 use askama::Template;
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, RawQuery, Request, State};
-use axum::http::StatusCode;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use jiff::Timestamp;
 
-use super::{Shell, go, parameter, print_name, refused, said, show};
+use super::{Shell, go, last_page, parameter, print_name, refused, said, show};
 use crate::console::App;
 use crate::console::index::{BODY, Snapshot};
 use crate::console::safety::{self, Visitor};
@@ -19,7 +19,7 @@ use crate::console::text::field;
 use crate::console::times::When;
 use crate::count::grouped;
 use crate::dead_letters::Source;
-use crate::dead_letters::audit::{Record, new_action};
+use crate::dead_letters::audit::{BEGUN, Record, new_action};
 use crate::dead_letters::filter::{Filter, kinds};
 use crate::dead_letters::group::Groups;
 use crate::dead_letters::list_entry::{Interner, ListEntry};
@@ -123,7 +123,8 @@ fn filled(
     entries.iter().for_each(|entry| groups.add(entry));
     let groups = groups.sorted();
     let query = filter.query();
-    let from = number.saturating_mul(MESSAGES_PER_PAGE).min(entries.len());
+    let number = number.min(last_page(entries.len(), MESSAGES_PER_PAGE));
+    let from = number.saturating_mul(MESSAGES_PER_PAGE);
     let link = |page: usize| format!("{}failed?{query}&view=list&page={page}", app.base);
     let sees = shell.sees_bodies;
     Page {
@@ -246,6 +247,7 @@ pub(super) async fn read_again(
 pub(super) async fn export(
     State(app): State<Arc<App>>,
     Extension(visitor): Extension<Visitor>,
+    method: Method,
     RawQuery(query): RawQuery,
 ) -> Response {
     if visitor.role != crate::console::auth::Role::Operator {
@@ -261,13 +263,17 @@ pub(super) async fn export(
         Ok(filter) => filter,
         Err(why) => return said(&app, &visitor, StatusCode::BAD_REQUEST, why, "failed"),
     };
+    let headers =
+        [(CONTENT_TYPE, "application/x-ndjson"), (CONTENT_DISPOSITION, "attachment; filename=\"dead-letters.jsonl\"")];
+    // HEAD has no body, so the queues are not read for it.
+    if method == Method::HEAD {
+        return headers.into_response();
+    }
     // A slow reader stops the scan; memory stays bounded.
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(64);
     let exporting = Arc::clone(&app);
     app.tasks.spawn(async move { export_to(&exporting, &filter, &visitor, &sender).await });
     let lines = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
-    let headers =
-        [(CONTENT_TYPE, "application/x-ndjson"), (CONTENT_DISPOSITION, "attachment; filename=\"dead-letters.jsonl\"")];
     (headers, Body::from_stream(lines)).into_response()
 }
 
@@ -277,6 +283,17 @@ async fn export_to(
     visitor: &Visitor,
     sender: &tokio::sync::mpsc::Sender<Result<Bytes, std::io::Error>>,
 ) {
+    let record = Record {
+        action: new_action(),
+        what: "export".to_owned(),
+        who: visitor.session.name.clone(),
+        from: format!("console {}", visitor.address),
+        filter: filter.words(),
+        result: BEGUN.to_owned(),
+        ..Record::default()
+    };
+    // An export that is killed is on record. If the stream cannot be written, the record of the export's end says so.
+    let _ = app.dead_letters.record(record.clone()).await;
     let (mut texts, now, mut count) = (Interner::default(), app.now(), 0);
     let scanned = app.dead_letters.scan(&Source::DEAD, &app.stop, |found| {
         let entry = ListEntry::new(&found, &mut texts);
@@ -301,16 +318,5 @@ async fn export_to(
         // Ends the download with an error, so that the browser does not take it for complete.
         let _ = sender.send(Err(std::io::Error::other(result.clone()))).await;
     }
-    let record = Record {
-        action: new_action(),
-        what: "export".to_owned(),
-        who: visitor.session.name.clone(),
-        from: format!("console {}", visitor.address),
-        filter: filter.words(),
-        count,
-        done: count,
-        result,
-        ..Record::default()
-    };
-    app.dead_letters.audit(record).await;
+    app.dead_letters.audit(Record { count, done: count, result, ..record }).await;
 }

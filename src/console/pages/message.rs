@@ -41,6 +41,8 @@ struct Page {
     is_in_doubt: bool,
     is_created: bool,
     is_taken: bool,
+    /// Somebody found its task in the CRM, so that it is not replayed.
+    is_found: bool,
     ledger: String,
     attempts: Vec<AttemptRow>,
     lines: Vec<(String, bool)>,
@@ -129,6 +131,7 @@ fn filled(
     let body = unpacked.unwrap_or(Cow::Borrowed(detail.message.body.as_slice()));
     let preview = (sees && !is_cut).then(|| preview(app, entry, detail, &detail.message.body));
     let whole = std::str::from_utf8(&body).ok().filter(|_| sees && !is_cut);
+    let is_found = is_found_in_crm(app, &entry.id, creation).unwrap_or(false);
     let copies = whole.map(|body| Copies::new(entry, detail, body)).unwrap_or_default();
     Page {
         print: print_name(entry.fingerprint),
@@ -138,6 +141,7 @@ fn filled(
         failed: When::maybe(entry.failed_at, now, zone),
         looked_up: looked_up(app, &entry.id),
         creation: match creation {
+            _ if is_found => "Somebody found its task in the CRM. There is nothing to replay; discard the message.",
             CreationState::NotCreated => "As far as is known its task does not exist.",
             CreationState::InDoubt => {
                 "Its task may exist: the answer to an attempt was lost, or no result was recorded. Look in the CRM before you replay it."
@@ -147,9 +151,10 @@ fn filled(
                 "Its id was used before for another body, whose task exists. It can be replayed with a new id."
             }
         },
-        is_in_doubt: creation == CreationState::InDoubt,
+        is_in_doubt: creation == CreationState::InDoubt && !is_found,
         is_created: creation == CreationState::Created,
         is_taken: creation == CreationState::IdTaken,
+        is_found,
         ledger,
         attempts: detail.history.iter().map(|attempt| attempt_row(app, attempt, sees)).collect(),
         lines: if sees { lines(&body, bad_member(entry, &detail.dead_letter.message)) } else { Vec::new() },
@@ -195,6 +200,14 @@ fn facts(app: &App, entry: &ListEntry, detail: &Detail, sees: bool) -> Vec<(&'st
     fact("Last action", entry.action.as_deref().map(ToOwned::to_owned));
     fact("Edited", detail.edited.clone());
     facts
+}
+
+/// Whether a message is never replayed because somebody found its task in the CRM.
+pub(super) fn is_found_in_crm(app: &App, id: &str, creation: CreationState) -> Result<bool, String> {
+    match creation {
+        CreationState::InDoubt | CreationState::NotCreated => app.store.is_found_in_crm(id),
+        CreationState::Created | CreationState::IdTaken => Ok(false),
+    }
 }
 
 /// What somebody found in the CRM, from the check-off list.

@@ -128,7 +128,7 @@ pub(super) async fn page(
         works: overview.works,
         forecast: overview.forecast(now, &zone),
         workers: overview.workers.iter().map(|member| worker(&app, member, sees)).collect(),
-        tokens: reports.tokens.iter().map(|(worker, state)| token(&app, *worker, state)).collect(),
+        tokens: reports.tokens.iter().map(|(worker, state)| token(&app, worker.as_deref(), state)).collect(),
         queues: overview
             .depths
             .as_ref()
@@ -151,8 +151,8 @@ pub(super) async fn page(
 /// The sum of what the workers report.
 #[derive(Debug, Default)]
 struct Reports<'a> {
-    /// The tokens. Each has the name of its worker if there are several.
-    tokens: Vec<(Option<&'a str>, &'a TokenStatus)>,
+    /// The tokens. Each has the name of its worker if there are several, and its address if workers share a name.
+    tokens: Vec<(Option<String>, &'a TokenStatus)>,
     /// Dead letters since the start of the workers, by kind.
     kinds: BTreeMap<&'a str, u64>,
     /// The last hour; none without a worker.
@@ -161,19 +161,29 @@ struct Reports<'a> {
     recent: Vec<&'a RecentMessage>,
 }
 
-/// The status pages of the active workers. If no worker is known to be active, the first page, which can be a standby's.
-fn active_pages(workers: &[QueueWorker]) -> Vec<&StatusPage> {
-    let pages = || workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok());
-    let active: Vec<&StatusPage> = pages().filter(|page| page.role == "active").collect();
+/// The addresses and status pages of the active workers. If no worker is known to be active, the first page, which can be a
+/// standby's.
+fn active_pages(workers: &[QueueWorker]) -> Vec<(&str, &StatusPage)> {
+    let pages = || {
+        workers
+            .iter()
+            .filter_map(|QueueWorker { answer, .. }| Some((answer.address.as_str(), answer.page.as_ref().ok()?)))
+    };
+    let active: Vec<(&str, &StatusPage)> = pages().filter(|(_, page)| page.role == "active").collect();
     if active.is_empty() { pages().take(1).collect() } else { active }
 }
 
 /// Adds up what the workers report.
-fn add_up<'a>(pages: &[&'a StatusPage]) -> Reports<'a> {
+fn add_up<'a>(pages: &[(&str, &'a StatusPage)]) -> Reports<'a> {
     let (mut reports, mut minutes) = (Reports::default(), BTreeMap::<Option<Timestamp>, Minute>::new());
-    for page in pages {
-        let name = (pages.len() > 1).then_some(page.worker.as_str());
-        reports.tokens.extend(page.tokens.iter().map(|token| (name, token)));
+    for (address, page) in pages {
+        // Workers on one host have the same name.
+        let name = match pages.iter().filter(|(_, other)| other.worker == page.worker).count() {
+            _ if pages.len() == 1 => None,
+            1 => Some(page.worker.clone()),
+            _ => Some(format!("{} at {address}", page.worker)),
+        };
+        reports.tokens.extend(page.tokens.iter().map(|token| (name.clone(), token)));
         for (kind, count) in page.messages.dead_lettered.iter().filter(|(_, count)| **count > 0) {
             *reports.kinds.entry(kind).or_default() += count;
         }
@@ -304,8 +314,8 @@ mod tests {
     fn several_active_workers_are_added_up() {
         let first = page("a", 2, &[("2026-03-01T10:00:03.000Z", "m-3"), ("2026-03-01T10:00:01.000Z", "m-1")]);
         let second = page("b", 3, &[("2026-03-01T10:00:02.000Z", "m-2")]);
-        let both = add_up(&[&first, &second]);
-        let tokens: Vec<_> = both.tokens.iter().map(|(worker, token)| (*worker, token.token)).collect();
+        let both = add_up(&[("host:1", &first), ("host:2", &second)]);
+        let tokens: Vec<_> = both.tokens.iter().map(|(worker, token)| (worker.as_deref(), token.token)).collect();
         assert_eq!(tokens, [(Some("a"), 1), (Some("b"), 1)]);
         assert_eq!(both.kinds, BTreeMap::from([("rejected", 5)]));
         let minutes = both.minutes.unwrap();
@@ -313,7 +323,10 @@ mod tests {
         assert_eq!(counts, [(5, 2, Some(30))]);
         let ids: Vec<_> = both.recent.iter().filter_map(|recent| recent.message_id.as_deref()).collect();
         assert_eq!(ids, ["m-3", "m-2", "m-1"]);
-        assert_eq!(add_up(&[&first]).tokens.first().unwrap().0, None, "one worker is not named");
+        assert_eq!(add_up(&[("host:1", &first)]).tokens.first().unwrap().0, None, "one worker is not named");
+        let same = add_up(&[("host:1", &first), ("host:2", &first)]);
+        let names: Vec<_> = same.tokens.iter().filter_map(|(worker, _)| worker.as_deref()).collect();
+        assert_eq!(names, ["a at host:1", "a at host:2"]);
         assert!(add_up(&[]).minutes.is_none());
     }
 }

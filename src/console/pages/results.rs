@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::console::App;
 use crate::console::store::{Action, Counts};
 use crate::count::grouped;
-use crate::dead_letters::audit::Record;
+use crate::dead_letters::audit::{BEGUN, Record};
 use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::observe::ledger_page::LedgerResult;
 
@@ -77,9 +77,25 @@ pub(super) async fn replays_elsewhere(app: &Arc<App>, records: &[Record], ours: 
                 && record.ids.iter().any(|id| **id == *entry.id)
         });
         let (created, failed_again) = (created.len() as u64, failed_again.count() as u64);
-        results.insert(record.action.clone(), replayed(record, created, failed_again, app.now().as_second()));
+        let text = if record.result == BEGUN {
+            begun(record, created, failed_again)
+        } else {
+            Some(replayed(record, created, failed_again, app.now().as_second()))
+        };
+        results.extend(text.map(|text| (record.action.clone(), text)));
     }
     results
+}
+
+/// What is known of a replay without an end on record: `2 created, 1 failed again`. None if nothing is known yet. Its
+/// record has no counts, so nothing can be said about its other messages.
+fn begun(record: &Record, created: u64, failed_again: u64) -> Option<String> {
+    let counts = [(created, "created"), (failed_again, "failed again")];
+    let counts = counts.into_iter().filter(|(count, _)| *count > 0);
+    let parts: Vec<String> = counts.map(|(count, text)| format!("{} {text}", grouped(count))).collect();
+    let named = record.ids.len() as u64;
+    let first = if record.count > named { format!("of the first {}: ", grouped(named)) } else { String::new() };
+    (!parts.is_empty()).then(|| format!("{first}{}", parts.join(", ")))
 }
 
 /// The result of a replay of another program. The record names at most a hundred ids, so of a large replay only the
@@ -120,6 +136,17 @@ mod tests {
             replayed(&record, 1, 0, 0),
             "2,004 replayed; of these, the first 3 replayed: 1 created, 2 waiting for their result"
         );
+    }
+
+    #[test]
+    fn replay_elsewhere_without_an_end_says_only_what_is_known() {
+        let ids: Vec<String> = (0..5).map(|n| n.to_string()).collect();
+        let record = Record { count: 5, ids, result: BEGUN.to_owned(), ..Record::default() };
+        assert_eq!(begun(&record, 2, 0).as_deref(), Some("2 created"));
+        assert_eq!(begun(&record, 2, 1).as_deref(), Some("2 created, 1 failed again"));
+        assert_eq!(begun(&record, 0, 0), None);
+        let record = Record { count: 2_004, ..record };
+        assert_eq!(begun(&record, 2, 0).as_deref(), Some("of the first 5: 2 created"));
     }
 
     #[test]

@@ -47,4 +47,6 @@ async fn activity_has_pages() {
     let second = console.get(link).await.text;
     assert!(second.contains("user-004") && second.contains("user-000") && !second.contains("user-005"), "{second}");
     assert!(second.contains("href=\"/activity?page=0\">Newer</a>") && !second.contains(">Older<"), "{second}");
+    let beyond = console.get("/activity?page=99999999").await.text;
+    assert!(beyond.contains("user-000") && beyond.contains("?page=0\">Newer</a>"), "the last page: {beyond}");
 }

@@ -51,7 +51,11 @@ async fn messages_in_doubt_are_checked_off_and_the_marks_survive_a_restart() {
     assert!(page.contains("<strong>does not exist</strong>") && page.contains("local"), "{page}");
     assert_eq!((page.matches("Discard…").count(), page.matches("Replay…").count()), (1, 1), "{page}");
     // The check-off decides: what exists is not replayed, also when messages in doubt are asked for.
-    assert!(console.get(&console.message("m-1").await).await.text.contains("the task exists, says local"));
+    let path = console.message("m-1").await;
+    let found = console.get(&path).await.text;
+    assert!(found.contains("the task exists, says local") && found.contains("Undo the check-off"), "{found}");
+    assert!(found.contains("Discard…") && !found.contains("Replay…") && !found.contains("Look in the CRM"), "{found}");
+    assert_eq!(console.get(&format!("{path}/edit")).await.status, StatusCode::CONFLICT);
     let action = console.count(&[("query", "kind=unknown"), ("what", "replay"), ("doubt", "yes")]).await;
     let page = console.shows(&action, "1 other stays: somebody found its task in the CRM").await;
     assert!(page.contains("Replay 1 message"), "{page}");
@@ -65,7 +69,7 @@ async fn message_that_is_checked_off_after_the_count_is_not_replayed() {
     check_off(&console, "m-1", "exists").await;
     console.post(&action, &[("do", "confirm")]).await;
     let page = console.shows(&action, "1 replayed: 1 waiting for its result, 1 stayed").await;
-    assert!(page.contains("found in the CRM since the count"), "{page}");
+    assert!(page.contains("found in the CRM since the count") && page.contains("Waiting for a result"), "{page}");
     rig.wait_for_dead_letters(1).await;
     assert_eq!(rig.amqp.count(&rig.queue).await, Some(1));
 }

@@ -25,7 +25,30 @@ async fn trusted_proxy_names_the_user_and_the_base_path_holds_all_pages() {
     assert!(cookie.contains("Path=/wolkvox/") && cookie.ends_with("; Secure"), "{cookie}");
     let page = answer.text().await.expect("text");
     assert!(page.contains("ana (operator)") && page.contains("href=\"/wolkvox/failed\""), "{page}");
-    assert_eq!(console.get("/failed").await.status, StatusCode::NOT_FOUND);
+    let outside = client.get(format!("{}/failed", console.url)).header("x-user", "ana");
+    assert_eq!(outside.send().await.expect("an answer").status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn user_header_is_utf8_and_a_request_without_it_is_refused() {
+    let rig = Rig::new("console.utf8").await;
+    rig.declare_topology().await;
+    let proxied = [("WTW_CONSOLE_USER_HEADER", "X-User"), ("WTW_CONSOLE_TRUSTED_PROXIES", "127.0.0.1")];
+    let console = Console::start(&rig, None, &proxied).await;
+    let client = crate::support::http::client();
+    let named = client.get(&console.url).header("x-user", "José".as_bytes()).send().await.expect("an answer");
+    assert!(named.text().await.expect("text").contains("José (operator)"));
+    let latin1: &[u8] = b"Jos\xe9";
+    for request in [client.get(&console.url), client.get(&console.url).header("x-user", latin1)] {
+        let refused = request.send().await.expect("an answer");
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+        assert!(refused.text().await.expect("text").contains("x-user (console.user_header) is missing"));
+    }
+    let hash = run(&["console", "--hash-password"], &Vec::new(), b"anas own").await.stdout;
+    let (_folder, operators) = password_file(&format!("ana:{hash}"));
+    let file = ("WTW_CONSOLE_PASSWORD_FILE", operators.to_str().expect("a path"));
+    let console = Console::start(&rig, None, &[proxied[0], proxied[1], file]).await;
+    assert_eq!(console.get("/").await.location, "/login?to=%2F", "a password is the other way in");
 }
 
 #[tokio::test]

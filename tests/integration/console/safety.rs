@@ -46,6 +46,34 @@ async fn post_is_refused_without_our_origin_and_the_sessions_token() {
 }
 
 #[tokio::test]
+async fn other_site_cannot_make_the_console_read_the_queues() {
+    let rig = Rig::new("console.cross").await;
+    rig.declare_topology().await;
+    rig.put_dead_letter(b"{}", dead_properties(Some("m-1"), "rejected", "no", &[])).await;
+    let console = Console::start(&rig, None, &[]).await;
+    let client = crate::support::http::client();
+    let asked = async |method: reqwest::Method, path: &str, site: &str| {
+        let request = client.request(method, format!("{}{path}", console.url)).header("sec-fetch-site", site);
+        let answer = request.send().await.expect("an answer");
+        (answer.status(), answer.text().await.expect("text"))
+    };
+    for path in ["/failed/export", "/failed/export?kind=rejected", "/find?id=m-1"] {
+        let (status, text) = asked(reqwest::Method::GET, path, "cross-site").await;
+        assert!(status == StatusCode::FORBIDDEN && text.contains("from another site"), "{path}: {text}");
+        assert_eq!(asked(reqwest::Method::HEAD, path, "cross-site").await.0, StatusCode::FORBIDDEN, "{path}");
+    }
+    for site in ["same-origin", "none"] {
+        assert_eq!(asked(reqwest::Method::HEAD, "/failed/export", site).await.0, StatusCode::OK, "{site}");
+    }
+    let read = rig.amqp.take(&rig.dead_letter_queue()).await;
+    let count = |name: &str| crate::support::amqp::number(&read, name).unwrap_or(0);
+    assert_eq!(count("x-delivery-count").max(count("x-acquired-count")), 0, "{:?}", read.properties);
+    for path in ["/find", "/failed"] {
+        assert_eq!(asked(reqwest::Method::GET, path, "cross-site").await.0, StatusCode::OK, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn unknown_host_name_is_refused() {
     let rig = Rig::new("console.hosts").await;
     rig.declare_topology().await;
@@ -111,6 +139,9 @@ async fn foreign_text_is_escaped_on_every_page() {
     let (_, rest) = list.split_once("/message/").expect("a link");
     let print = rest.split('"').next().expect("a link").to_owned();
     let path = console.count(&[("what", "replay"), ("print", &print), ("doubt", "yes")]).await;
+    // After the check-off there is no form.
+    let edit = format!("/message/{print}/edit");
+    assert_harmless(&edit, &console.get(&edit).await.text);
     console.post("/doubt", &[("print", &print), ("found", "exists")]).await;
     let query =
         url::form_urlencoded::Serializer::new(String::new()).append_pair("id", evil).append_pair("text", evil).finish();

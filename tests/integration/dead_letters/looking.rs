@@ -210,6 +210,9 @@ async fn list_leaves_the_queue_unchanged_when_killed_or_run_twice() {
         crate::support::eventually("it looks", || async { (looking.lines().len() > 50).then_some(()) }).await;
         looking.kill().await;
     }
+    let [.., audit] = rig.tool_queues();
+    let recorded = || async { rig.amqp.count(&audit).await.filter(|count| *count >= 7) };
+    crate::support::eventually("two records of the first export, one of each that was killed", recorded).await;
     rig.wait_for_dead_letters(200).await;
     assert!(content(&rig).await == sorted(put), "another content");
 }
