@@ -11,7 +11,7 @@ use super::list_entry::{Interner, ListEntry};
 use super::scan::{ScanError, Stop};
 use super::{DeadLetters, Source};
 use crate::broker::connect::BrokerError;
-use crate::broker::queue_scan::{QueueScan, WINDOW};
+use crate::broker::queue_scan::WINDOW;
 use crate::broker::topology::Topology;
 use crate::message::reference::Reference;
 use crate::message::retry_state::{RetryState, string};
@@ -186,6 +186,28 @@ impl Wanted<'_> {
     }
 }
 
+/// The nodes of RabbitMQ that may still be reachable. After a failure to connect, the next node is tried for the next queue.
+struct UntriedNodes {
+    count: usize,
+    /// The last failure to connect.
+    failure: Option<ScanError>,
+}
+
+impl UntriedNodes {
+    /// Why no further queue is tried: each node has failed, and each further try can take ten seconds.
+    fn failure(&self) -> Option<ScanError> {
+        self.failure.clone().filter(|_| self.count == 0)
+    }
+
+    /// Counts a failure to connect. Other errors concern one queue.
+    fn note(&mut self, error: ScanError) {
+        if error.1 {
+            self.count = self.count.saturating_sub(1);
+            self.failure = Some(error);
+        }
+    }
+}
+
 impl DeadLetters {
     /// Looks up an id or a reference. If one source cannot be asked, the result says so, and the other sources are asked.
     pub async fn look_up(&self, text: &str, stop: &CancellationToken) -> LookedUp {
@@ -212,23 +234,48 @@ impl DeadLetters {
             Ok((entry, proves_unsent)) => (found.ledger, found.proves_unsent) = (entry, proves_unsent),
             Err(why) => found.ledger_problem = Some(why),
         }
-        let sources = [Source::Dead, Source::Broker, Source::Discarded];
-        for source in sources {
-            self.look_on(source, wanted, stop, &mut found).await;
-        }
-        let topology = Topology::new(&self.config.broker, &self.config.retry.delays);
-        let prefix = format!("{}.retry.", self.queues.work);
-        for queue in topology.queues.iter().filter(|queue| queue.name.starts_with(&prefix)) {
-            match self.look_on_retry(&queue.name, wanted, stop, &mut found).await {
-                Ok(read) => found.looked.push(format!("{}: {read}", queue.name)),
-                Err(ScanError(why)) => found.cannot_read(&queue.name, &why),
-            }
-        }
+        self.look_on_queues(wanted, stop, &mut found).await;
         found.list_unread();
         found
     }
 
-    async fn look_on(&self, source: Source, wanted: &Wanted<'_>, stop: &CancellationToken, found: &mut LookedUp) {
+    /// Reads all queues until no node of RabbitMQ can be reached.
+    async fn look_on_queues(&self, wanted: &Wanted<'_>, stop: &CancellationToken, found: &mut LookedUp) {
+        let mut nodes = UntriedNodes { count: self.config.broker.urls.len(), failure: None };
+        for source in [Source::Dead, Source::Broker, Source::Discarded] {
+            let looked = match nodes.failure() {
+                Some(failure) => Err(failure),
+                None => self.look_on(source, wanted, stop, found).await,
+            };
+            if let Err(error) = looked {
+                found.cannot_read(self.queues.of(source), &error.0);
+                nodes.note(error);
+            }
+        }
+        let topology = Topology::new(&self.config.broker, &self.config.retry.delays);
+        let prefix = format!("{}.retry.", self.queues.work);
+        for queue in topology.queues.iter().filter(|queue| queue.name.starts_with(&prefix)) {
+            let looked = match nodes.failure() {
+                Some(failure) => Err(failure),
+                None => self.look_on_retry(&queue.name, wanted, stop, found).await,
+            };
+            match looked {
+                Ok(read) => found.looked.push(format!("{}: {read}", queue.name)),
+                Err(error) => {
+                    found.cannot_read(&queue.name, &error.0);
+                    nodes.note(error);
+                }
+            }
+        }
+    }
+
+    async fn look_on(
+        &self,
+        source: Source,
+        wanted: &Wanted<'_>,
+        stop: &CancellationToken,
+        found: &mut LookedUp,
+    ) -> Result<(), ScanError> {
         let (queue, mut texts) = (self.queues.of(source).to_owned(), Interner::default());
         let (places, ledger) = (&mut found.places, found.ledger.as_ref());
         let scanned = self
@@ -249,17 +296,13 @@ impl DeadLetters {
                 }
                 ControlFlow::Continue(())
             })
-            .await;
-        match scanned {
-            Ok(scanned) => {
-                found.is_broker_asked = true;
-                match scanned.partial {
-                    Some(why) => found.cannot_read(&queue, &format!("{} read; {why}", scanned.seen)),
-                    None => found.looked.push(format!("{queue}: {} read", scanned.seen)),
-                }
-            }
-            Err(ScanError(why)) => found.cannot_read(&queue, &why),
+            .await?;
+        found.is_broker_asked = true;
+        match scanned.partial {
+            Some(why) => found.cannot_read(&queue, &format!("{} read; {why}", scanned.seen)),
+            None => found.looked.push(format!("{queue}: {} read", scanned.seen)),
         }
+        Ok(())
     }
 
     async fn look_on_retry(
@@ -269,11 +312,13 @@ impl DeadLetters {
         stop: &CancellationToken,
         found: &mut LookedUp,
     ) -> Result<String, ScanError> {
-        let begun = QueueScan::begin(&self.connector, queue, WINDOW, SCAN_HOLD).await;
-        let mut scan = match begun {
+        let begun = stop.run_until_cancelled(self.begin_on(queue, WINDOW, SCAN_HOLD)).await;
+        let mut scan = match begun.unwrap_or(Err(Stop::Interrupted)) {
             Ok(scan) => scan,
-            Err(error) if error.code == Some(BrokerError::NOT_FOUND) => return Ok("there is no such queue".to_owned()),
-            Err(error) => return Err(self.explain(Source::Dead, Stop::Broker(error))),
+            Err(Stop::Broker(error)) if error.code == Some(BrokerError::NOT_FOUND) => {
+                return Ok("there is no such queue".to_owned());
+            }
+            Err(why) => return Err(self.explain(Source::Dead, why)),
         };
         let mut read = 0;
         let looked = loop {
@@ -317,77 +362,4 @@ impl DeadLetters {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn not_found(ledger_problem: Option<&str>, is_broker_asked: bool, unread: &[(&str, &str)]) -> LookedUp {
-        let mut found = LookedUp {
-            id: "m-1".to_owned(),
-            reference: None,
-            ledger: None,
-            proves_unsent: false,
-            ledger_problem: ledger_problem.map(ToOwned::to_owned),
-            places: Vec::new(),
-            looked: Vec::new(),
-            is_broker_asked,
-            unread: Vec::new(),
-        };
-        unread.iter().for_each(|(queue, why)| found.cannot_read(queue, why));
-        found.list_unread();
-        found
-    }
-
-    #[test]
-    fn sentence_says_what_could_not_be_asked() {
-        let refused = "connection refused";
-        let down = [("q.dead", refused), ("q.dead.broker", refused), ("q.retry.10s", "a\nb")];
-        for (found, sentence) in [
-            (not_found(Some(refused), false, &down), "It is not known: neither the ledger nor RabbitMQ"),
-            (not_found(Some(refused), true, &[]), "It was not found, but the ledger could not be asked"),
-            (not_found(None, false, &down), "It was not found, but not all queues could be read"),
-            (
-                not_found(None, true, &[]),
-                "Nothing is known about it, and this ledger cannot prove that nothing was sent",
-            ),
-            (LookedUp { proves_unsent: true, ..not_found(None, true, &[]) }, "Nothing is known about it: it may wait"),
-        ] {
-            assert!(found.sentence().starts_with(sentence), "{}", found.sentence());
-        }
-    }
-
-    #[test]
-    fn sentence_of_a_message_on_a_queue_says_what_is_proved() {
-        let on_queue = |creation, ledger_problem, proves_unsent| LookedUp {
-            proves_unsent,
-            places: vec![Location {
-                queue: "q.dead".to_owned(),
-                id: "m-1".to_owned(),
-                attempts: 1,
-                kind: None,
-                reason: None,
-                discard_reason: None,
-                creation,
-                fingerprint: None,
-            }],
-            ..not_found(ledger_problem, true, &[])
-        };
-        let (not_created, in_doubt) = (CreationState::NotCreated, CreationState::InDoubt);
-        for (found, sentence) in [
-            (on_queue(not_created, None, true), "It is on q.dead. As far as is known its task does not exist."),
-            (on_queue(not_created, None, false), "It is on q.dead. The ledger has no entry for it, and cannot prove"),
-            (on_queue(not_created, Some("down"), false), "It is on q.dead. Whether its task exists is not known"),
-            (on_queue(in_doubt, None, true), "It is on q.dead. Its task may exist"),
-        ] {
-            assert!(found.sentence().starts_with(sentence), "{}", found.sentence());
-        }
-        let mut copies = on_queue(not_created, None, true);
-        copies.places.extend(on_queue(in_doubt, None, true).places);
-        assert!(copies.sentence().contains("Its task may exist"), "one copy in doubt is enough: {}", copies.sentence());
-    }
-
-    #[test]
-    fn queues_that_fail_for_one_reason_share_a_line() {
-        let found = not_found(None, false, &[("q.dead", "down"), ("q.retry.10s", "a\nb"), ("q.dead.broker", "down")]);
-        assert_eq!(found.looked, ["q.dead, q.dead.broker: down", "q.retry.10s: a b"]);
-    }
-}
+mod tests;
