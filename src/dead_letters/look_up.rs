@@ -16,6 +16,7 @@ use crate::broker::topology::Topology;
 use crate::message::reference::Reference;
 use crate::message::retry_state::{RetryState, string};
 use crate::observe::ledger_page::{LedgerEntry, LedgerResult};
+use crate::observe::workers::UnaskedWorker;
 
 /// The most messages that are read of each retry queue. Reading delays their return.
 const MAX_READ: u64 = 20_000;
@@ -142,6 +143,14 @@ impl LookedUp {
         }
     }
 
+    /// Adds a line for each worker whose ledger was not asked: it may know what the others do not.
+    fn list_unasked(&mut self, unasked: &[UnaskedWorker]) {
+        let line = |worker: &UnaskedWorker| {
+            format!("the worker at {} was not asked about its ledger: {}", worker.address, worker.why)
+        };
+        self.looked.extend(unasked.iter().map(line));
+    }
+
     /// Adds a line for each reason why queues could not be read.
     fn list_unread(&mut self) {
         let line = |(why, queues): &(String, Vec<String>)| format!("{}: {}", queues.join(", "), why.replace('\n', " "));
@@ -173,16 +182,18 @@ impl Wanted<'_> {
         id == self.id || (self.reference.is_some() && self.reference_of(id) == self.reference)
     }
 
-    /// The ledger entry of the id, or else of the reference, and whether "not found" proves that nothing was sent.
-    async fn ledger_entry(&self, ledger: &LedgerAccess) -> Result<(Option<LedgerEntry>, bool), String> {
-        let (mut entries, proves_unsent) = ledger.get_with_proof(&[self.id.to_owned()]).await?;
-        let entry = match (self.reference, entries.pop()) {
+    /// Looks for the ledger entry of the id, or else of the reference.
+    async fn ask_ledger(&self, ledger: &LedgerAccess, found: &mut LookedUp) -> Result<(), String> {
+        let mut answer = ledger.ask(&[self.id.to_owned()]).await?;
+        found.list_unasked(&answer.unasked);
+        found.ledger = match (self.reference, answer.entries.pop()) {
             (Some(reference), entry) if entry.as_ref().is_none_or(|entry| !entry.found) => {
                 Some(ledger.find(reference).await?)
             }
             (_, entry) => entry,
         };
-        Ok((entry, proves_unsent))
+        found.proves_unsent = answer.proves_unsent;
+        Ok(())
     }
 }
 
@@ -230,10 +241,8 @@ impl DeadLetters {
             is_broker_asked: false,
             unread: Vec::new(),
         };
-        match wanted.ledger_entry(&LedgerAccess::open(&self.config).await).await {
-            Ok((entry, proves_unsent)) => (found.ledger, found.proves_unsent) = (entry, proves_unsent),
-            Err(why) => found.ledger_problem = Some(why),
-        }
+        let asked = wanted.ask_ledger(&LedgerAccess::open(&self.config).await, &mut found).await;
+        found.ledger_problem = asked.err();
         self.look_on_queues(wanted, stop, &mut found).await;
         found.list_unread();
         found

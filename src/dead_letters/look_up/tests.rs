@@ -76,6 +76,14 @@ fn queues_that_fail_for_one_reason_share_a_line() {
     assert_eq!(found.looked, ["q.dead, q.dead.broker: down", "q.retry.10s: a b"]);
 }
 
+#[test]
+fn worker_whose_ledger_was_not_asked_has_a_line() {
+    let mut found = not_found(None, true, &[]);
+    let (address, why) = ("127.0.0.1:29475".to_owned(), "connection refused".to_owned());
+    found.list_unasked(&[UnaskedWorker { address, why }]);
+    assert_eq!(found.looked, ["the worker at 127.0.0.1:29475 was not asked about its ledger: connection refused"]);
+}
+
 /// The dead letters of a broker at this address.
 fn dead_letters(listener: &TcpListener) -> DeadLetters {
     let url = format!("amqp://{}/%2f", listener.local_addr().unwrap());
@@ -98,7 +106,7 @@ async fn look_up_tries_no_further_queue_after_its_only_node_failed() {
         () = second_connection => panic!("RabbitMQ was tried twice"),
     };
     assert_eq!(found.looked.len(), 1, "one reason for all queues: {:?}", found.looked);
-    assert!(found.looked[0].contains("cannot connect to 127.0.0.1"), "{}", found.looked[0]);
+    assert!(found.looked[0].contains("cannot connect to amqp://127.0.0.1"), "{}", found.looked[0]);
     assert!(found.looked[0].contains(&dead_letters.queues.discarded), "{}", found.looked[0]);
 }
 
