@@ -183,7 +183,7 @@ fn sentence(queue: &str, workers: &[QueueWorker], depths: &Result<Depths, Broker
     (true, format!("Working{}.{backlog}{closed}{tokens}{unanswered}", uncounted(depths)))
 }
 
-/// The end of a sentence for queues that could not be counted: the workers may work while this program has no broker.
+/// The end of "Working" when the queues could not be counted: workers can work while this program cannot reach RabbitMQ.
 fn uncounted(depths: &Result<Depths, BrokerError>) -> &'static str {
     match depths {
         Ok(_) => "",
