@@ -16,7 +16,8 @@ use crate::broker::topology::Topology;
 use crate::message::reference::Reference;
 use crate::message::retry_state::{RetryState, string};
 use crate::observe::ledger_page::{LedgerEntry, LedgerResult};
-use crate::observe::workers::UnaskedWorker;
+use crate::observe::workers::{UnaskedWorker, merge};
+use crate::visible;
 
 /// The most messages that are read of each retry queue. Reading delays their return.
 const MAX_READ: u64 = 20_000;
@@ -167,6 +168,8 @@ impl LookedUp {
 /// What somebody looks for.
 struct Wanted<'a> {
     id: &'a str,
+    /// The id whose hidden characters `id` names, if it names some: the ledger knows it only by its own characters.
+    hidden: Option<String>,
     /// The reference in the text, if there is one. A text that looks like a reference can also be an id.
     reference: Option<Reference>,
     queue: &'a str,
@@ -179,14 +182,16 @@ impl Wanted<'_> {
     }
 
     fn is(&self, id: &str) -> bool {
-        id == self.id || (self.reference.is_some() && self.reference_of(id) == self.reference)
+        visible::is_shown_as(id, self.id) || (self.reference.is_some() && self.reference_of(id) == self.reference)
     }
 
     /// Looks for the ledger entry of the id, or else of the reference.
     async fn ask_ledger(&self, ledger: &LedgerAccess, found: &mut LookedUp) -> Result<(), String> {
-        let mut answer = ledger.ask(&[self.id.to_owned()]).await?;
+        let ids: Vec<String> =
+            [self.hidden.as_deref(), Some(self.id)].into_iter().flatten().map(str::to_owned).collect();
+        let answer = ledger.ask(&ids).await?;
         found.list_unasked(&answer.unasked);
-        found.ledger = match (self.reference, answer.entries.pop()) {
+        found.ledger = match (self.reference, knows_most(answer.entries)) {
             (Some(reference), entry) if entry.as_ref().is_none_or(|entry| !entry.found) => {
                 Some(ledger.find(reference).await?)
             }
@@ -195,6 +200,15 @@ impl Wanted<'_> {
         found.proves_unsent = answer.proves_unsent;
         Ok(())
     }
+}
+
+/// The entry that knows most; the first one of equals.
+fn knows_most(entries: Vec<LedgerEntry>) -> Option<LedgerEntry> {
+    let mut entries = entries.into_iter();
+    let mut known = [entries.next()?];
+    entries.for_each(|entry| merge(&mut known, vec![entry]));
+    let [entry] = known;
+    Some(entry)
 }
 
 /// The nodes of RabbitMQ that may still be reachable. After a failure to connect, the next node is tried for the next queue.
@@ -225,11 +239,12 @@ impl DeadLetters {
         let id = text.trim();
         let wanted = &Wanted {
             id,
+            hidden: visible::unshown(id),
             reference: Reference::within(id),
             queue: &self.queues.work,
             operation: self.config.crm.operation.as_deref(),
         };
-        let reference = wanted.reference.or_else(|| wanted.reference_of(id));
+        let reference = wanted.reference.or_else(|| wanted.reference_of(wanted.hidden.as_deref().unwrap_or(id)));
         let mut found = LookedUp {
             id: id.to_owned(),
             reference: reference.map(|reference| reference.to_string()),

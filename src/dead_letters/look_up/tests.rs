@@ -84,6 +84,17 @@ fn worker_whose_ledger_was_not_asked_has_a_line() {
     assert_eq!(found.looked, ["the worker at 127.0.0.1:29475 was not asked about its ledger: connection refused"]);
 }
 
+#[test]
+fn id_is_found_as_it_is_shown_and_its_own_ledger_entry_counts() {
+    let wanted = Wanted { id: "a[U+202E]b", hidden: None, reference: None, queue: "q", operation: None };
+    assert!(wanted.is("a\u{202e}b") && wanted.is("a[U+202E]b") && !wanted.is("ab"));
+    let entry = |id: &str, found| LedgerEntry { found, ..LedgerEntry::new(id, None) };
+    let id = |entries| knows_most(entries).map(|entry| entry.id);
+    assert_eq!(id(vec![entry("a", true), entry("b", false)]).as_deref(), Some("a"));
+    assert_eq!(id(vec![entry("a", false), entry("b", true)]).as_deref(), Some("b"));
+    assert_eq!(id(vec![entry("a", false), entry("b", false)]).as_deref(), Some("a"));
+}
+
 /// The dead letters of a broker at this address.
 fn dead_letters(listener: &TcpListener) -> DeadLetters {
     let url = format!("amqp://{}/%2f", listener.local_addr().unwrap());
@@ -124,7 +135,7 @@ fn nodes_are_tried_until_each_has_failed() {
 async fn retry_queue_of_a_silent_broker_does_not_delay_the_end() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (dead_letters, stop) = (dead_letters(&listener), CancellationToken::new());
-    let wanted = Wanted { id: "m-1", reference: None, queue: "q", operation: None };
+    let wanted = Wanted { id: "m-1", hidden: None, reference: None, queue: "q", operation: None };
     let mut found = not_found(None, false, &[]);
     let silent = async {
         let accepted = listener.accept().await.unwrap();
