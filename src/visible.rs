@@ -26,6 +26,36 @@ pub fn line(text: &str) -> String {
     shown(text, |_| false)
 }
 
+/// Whether `given` means this text: it is the text, or what [`line`] shows of it, as people copy it from a terminal.
+#[must_use]
+pub fn is_shown_as(text: &str, given: &str) -> bool {
+    // Most texts are compared once for each message, so the second one is made only where it can be equal.
+    text == given || (given.contains("[U+") && line(text) == given)
+}
+
+/// The text that [`line`] shows like this; none if it names no hidden character.
+#[must_use]
+pub fn unshown(shown: &str) -> Option<String> {
+    let mut text = String::with_capacity(shown.len());
+    let mut rest = shown;
+    while let Some((before, after)) = rest.split_once("[U+") {
+        text.push_str(before);
+        let named = after.split_once(']').and_then(|(hex, after)| {
+            let c = char::from_u32(u32::from_str_radix(hex, 16).ok()?)?;
+            is_hidden(c).then_some((c, after))
+        });
+        rest = if let Some((c, after)) = named {
+            text.push(c);
+            after
+        } else {
+            text.push_str("[U+");
+            after
+        };
+    }
+    text.push_str(rest);
+    (text != shown && line(&text) == shown).then_some(text)
+}
+
 /// Several lines of text: hidden characters are shown by name; line ends and tabs stay.
 #[must_use]
 pub fn lines(text: &str) -> String {
@@ -94,6 +124,18 @@ mod tests {
             assert_eq!(line(text), shown);
         }
         assert_eq!(lines("a\n\tb\r\x07"), "a\n\tb[U+000D][U+0007]");
+    }
+
+    #[test]
+    fn shown_text_names_the_text_with_hidden_characters() {
+        for text in ["pri-\u{202e}evil-1", "a\u{9b}\nb[U+0041]", "[U+\u{200b}"] {
+            assert!(is_shown_as(text, text) && is_shown_as(text, &line(text)), "{text:?}");
+            assert_eq!(unshown(&line(text)).as_deref(), Some(text));
+        }
+        assert!(!is_shown_as("pri-evil-1", "pri-[U+202E]evil-1"));
+        for plain in ["m-1", "a[U+0041]", "[U+202e]", "[U+", "[U+FFFFFFFFF]x"] {
+            assert_eq!(unshown(plain), None, "{plain}");
+        }
     }
 
     #[test]

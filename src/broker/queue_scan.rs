@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::acker::receive;
-use crate::broker::connect::{BrokerError, Connector, bounded, close, described, open_channel};
+use crate::broker::connect::{BrokerError, bounded, close, described, open_channel};
 use crate::broker::topology::short;
 use crate::broker::{Delivery, Headers, ShortString};
 
@@ -62,12 +62,12 @@ pub struct QueueScan {
 }
 
 impl QueueScan {
-    /// Starts a scan. At most `window` messages are sent ahead, and none is held longer than `hold`.
+    /// Starts a scan on a connection of its own. At most `window` messages are sent ahead, and none is held longer than
+    /// `hold`.
     ///
     /// # Errors
     /// RabbitMQ's error, for example that the queue does not exist.
-    pub async fn begin(connector: &Connector, queue: &str, window: u16, hold: Duration) -> Result<Self, BrokerError> {
-        let connection = connector.connect("reader").await?;
+    pub async fn begin(connection: Connection, queue: &str, window: u16, hold: Duration) -> Result<Self, BrokerError> {
         let events = connection.events_listener().boxed();
         let channel = open_channel(&connection).await?;
         let mut scan = Self {

@@ -12,6 +12,7 @@ use super::list_entry::ListEntry;
 use crate::duration;
 use crate::message::failure::Kind;
 use crate::suggest::suggest;
+use crate::visible;
 
 /// Kinds that the worker does not write: RabbitMQ's reasons, and a message without a reason.
 const OTHER_KINDS: [&str; 5] =
@@ -58,7 +59,7 @@ impl Filter {
         let same =
             |wanted: &Option<String>, held: Option<&str>| wanted.as_deref().is_none_or(|wanted| held == Some(wanted));
         (self.kind.is_empty() || self.kind.iter().any(|kind| **kind == *entry.kind))
-            && (self.id.is_empty() || self.id.iter().any(|id| **id == *entry.id))
+            && (self.id.is_empty() || self.id.iter().any(|id| visible::is_shown_as(&entry.id, id)))
             && same(&self.cause, Some(&entry.cause))
             && same(&self.rule, entry.rule.as_deref())
             && same(&self.field, entry.field.as_deref())
@@ -275,6 +276,20 @@ mod tests {
         ] {
             assert_eq!([is(&filter, &named), is(&filter, &without_id)], takes, "{filter:?}");
             assert_eq!(Filter::from_query(&filter.query()).as_ref(), Ok(&filter), "{}", filter.query());
+        }
+    }
+
+    #[test]
+    fn filter_takes_an_id_with_hidden_characters_as_the_list_shows_it() {
+        let (evil, _) = entry(Some("pri-\u{202e}evil-1"), "rejected", "no", None);
+        for (id, takes) in [
+            ("pri-\u{202e}evil-1", true),
+            ("pri-[U+202E]evil-1", true),
+            ("pri-[U+202D]evil-1", false),
+            ("pri-evil-1", false),
+        ] {
+            let filter = Filter { id: vec![id.to_owned()], ..Filter::default() };
+            assert_eq!(filter.takes(&evil, Timestamp::UNIX_EPOCH, || Cow::Borrowed(b"{}")), takes, "{id:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use crate::ledger::read_only::ReadOnlyLedger;
 use crate::ledger::{Key, KeyPrefix};
 use crate::message::reference::Reference;
 use crate::observe::ledger_page::{LedgerEntry, LedgerResult, hex};
-use crate::observe::workers::{Workers, merge};
+use crate::observe::workers::{LedgerAnswer, UnaskedWorker, Workers, merge, reasons};
 
 /// How to ask the ledger.
 pub enum LedgerAccess {
@@ -20,6 +20,8 @@ pub enum LedgerAccess {
         operation: String,
         /// Workers of the queue, which are asked, too: their ledger can be another file.
         workers: Option<Workers>,
+        /// The other workers, whose ledgers may know more.
+        unasked: Vec<UnaskedWorker>,
         /// Every ledger that a worker of the queue may use is asked: the ledger is shared, or all workers answer.
         is_complete: bool,
     },
@@ -27,8 +29,8 @@ pub enum LedgerAccess {
     Workers {
         /// Workers of the queue.
         workers: Workers,
-        /// No other worker may have a ledger of the queue: all workers answer.
-        is_complete: bool,
+        /// The other workers, whose ledgers may know more.
+        unasked: Vec<UnaskedWorker>,
     },
     /// It cannot be asked, for this reason.
     Unavailable(String),
@@ -66,9 +68,15 @@ impl LedgerAccess {
                 let queue = config.broker.queue.clone();
                 let is_shared = matches!(config.ledger.store, LedgerStore::Redis(_));
                 let all = Workers::new(config.console.workers.clone());
-                let workers = if is_shared { None } else { all.of_queue(&queue).await.ok() };
-                let is_complete = is_shared || workers.as_ref().is_some_and(|some| some.count() == all.count());
-                Self::Direct { ledger: Box::new(ledger), queue, operation, workers, is_complete }
+                let (workers, unasked) = match is_shared {
+                    true => (None, Vec::new()),
+                    false => {
+                        let (workers, unasked) = all.of_queue(&queue).await;
+                        (Some(workers).filter(|workers| workers.count() > 0), unasked)
+                    }
+                };
+                let is_complete = is_shared || (workers.is_some() && unasked.is_empty());
+                Self::Direct { ledger: Box::new(ledger), queue, operation, workers, unasked, is_complete }
             }
             // The file may belong to the worker's user.
             Err(_) if matches!(config.ledger.store, LedgerStore::File(_)) => Self::through_workers(config).await,
@@ -79,9 +87,10 @@ impl LedgerAccess {
     /// Asks the workers of the queue. A worker of another queue finds no message of this queue in its ledger.
     async fn through_workers(config: &Config) -> Self {
         let all = Workers::new(config.console.workers.clone());
-        match all.of_queue(&config.broker.queue).await {
-            Ok(workers) => Self::Workers { is_complete: workers.count() == all.count(), workers },
-            Err(why) => Self::Unavailable(why),
+        let (workers, unasked) = all.of_queue(&config.broker.queue).await;
+        match workers.count() {
+            0 => Self::Unavailable(reasons(&unasked)),
+            _ => Self::Workers { workers, unasked },
         }
     }
 
@@ -90,7 +99,7 @@ impl LedgerAccess {
     /// # Errors
     /// Why the ledger cannot be asked.
     pub async fn get(&self, ids: &[String]) -> Result<Vec<LedgerEntry>, String> {
-        self.get_with_proof(ids).await.map(|(entries, _)| entries)
+        self.ask(ids).await.map(|answer| answer.entries)
     }
 
     /// The same, and whether "not found" proves that nothing was sent.
@@ -98,19 +107,39 @@ impl LedgerAccess {
     /// # Errors
     /// Why the ledger cannot be asked.
     pub async fn get_with_proof(&self, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
+        self.ask(ids).await.map(|answer| (answer.entries, answer.proves_unsent))
+    }
+
+    /// The ledger entries of some ids, in the same order, and the workers whose ledgers were not asked.
+    ///
+    /// # Errors
+    /// Why the ledger cannot be asked.
+    pub async fn ask(&self, ids: &[String]) -> Result<LedgerAnswer, String> {
         match self {
-            Self::Direct { ledger, queue, operation, workers, is_complete } => {
-                let (mut entries, mut proves) = directly(ledger, queue, operation, ids).await?;
+            Self::Direct { ledger, queue, operation, workers, unasked, is_complete } => {
+                let (entries, proves) = directly(ledger, queue, operation, ids).await?;
+                let proves_unsent = proves && *is_complete;
+                let mut answer = LedgerAnswer { entries, proves_unsent, unasked: unasked.clone() };
                 if let Some(workers) = workers {
-                    let asked = workers.ledger(ids).await.ok();
-                    proves &= asked.as_ref().is_some_and(|(_, workers_prove)| *workers_prove);
-                    merge(&mut entries, asked.map(|(others, _)| others).unwrap_or_default());
+                    match workers.ledger(ids).await {
+                        Ok(others) => {
+                            merge(&mut answer.entries, others.entries);
+                            answer.proves_unsent &= others.proves_unsent;
+                            answer.unasked.extend(others.unasked);
+                        }
+                        Err(failures) => {
+                            answer.proves_unsent = false;
+                            answer.unasked.extend(failures);
+                        }
+                    }
                 }
-                Ok((entries, proves && *is_complete))
+                Ok(answer)
             }
-            Self::Workers { workers, is_complete } => {
-                let (entries, proves) = workers.ledger(ids).await?;
-                Ok((entries, proves && *is_complete))
+            Self::Workers { workers, unasked } => {
+                let mut answer = workers.ledger(ids).await.map_err(|failures| reasons(&failures))?;
+                answer.proves_unsent &= unasked.is_empty();
+                answer.unasked.extend(unasked.iter().cloned());
+                Ok(answer)
             }
             Self::Unavailable(why) => Err(why.clone()),
         }
@@ -190,7 +219,39 @@ pub fn creation_state(
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::observe::ledger_page::LedgerPage;
+    use crate::observe::status::Page;
+
+    #[tokio::test]
+    async fn answer_names_the_worker_that_was_not_asked() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let all = Workers::new(vec![address.parse().unwrap(), "http://127.0.0.1:1".parse().unwrap()]);
+        let pages = [
+            serde_json::to_string(&Page { queue: Some("tasks".to_owned()), ..Page::default() }).unwrap(),
+            serde_json::to_string(&LedgerPage::new(true, vec![LedgerEntry::new("m-1", None)])).unwrap(),
+        ];
+        let serve = async {
+            for page in &pages {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _request = stream.read(&mut [0; 4_096]).await.unwrap();
+                let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", page.len());
+                stream.write_all(format!("{head}{page}").as_bytes()).await.unwrap();
+            }
+        };
+        let ask = async {
+            let (workers, unasked) = all.of_queue("tasks").await;
+            LedgerAccess::Workers { workers, unasked }.ask(&["m-1".to_owned()]).await.unwrap()
+        };
+        let (answer, ()) = tokio::join!(ask, serve);
+        assert!(!answer.proves_unsent, "the other worker may have sent it");
+        let unasked: Vec<String> = answer.unasked.iter().map(ToString::to_string).collect();
+        assert_eq!(unasked, ["127.0.0.1:1: connection refused; is the worker running?"]);
+    }
 
     #[test]
     fn creation_state_follows_ledger_and_headers() {

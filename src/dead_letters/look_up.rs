@@ -11,11 +11,13 @@ use super::list_entry::{Interner, ListEntry};
 use super::scan::{ScanError, Stop};
 use super::{DeadLetters, Source};
 use crate::broker::connect::BrokerError;
-use crate::broker::queue_scan::{QueueScan, WINDOW};
+use crate::broker::queue_scan::WINDOW;
 use crate::broker::topology::Topology;
 use crate::message::reference::Reference;
 use crate::message::retry_state::{RetryState, string};
 use crate::observe::ledger_page::{LedgerEntry, LedgerResult};
+use crate::observe::workers::{UnaskedWorker, merge};
+use crate::visible;
 
 /// The most messages that are read of each retry queue. Reading delays their return.
 const MAX_READ: u64 = 20_000;
@@ -142,6 +144,14 @@ impl LookedUp {
         }
     }
 
+    /// Adds a line for each worker whose ledger was not asked: it may know what the others do not.
+    fn list_unasked(&mut self, unasked: &[UnaskedWorker]) {
+        let line = |worker: &UnaskedWorker| {
+            format!("the worker at {} was not asked about its ledger: {}", worker.address, worker.why)
+        };
+        self.looked.extend(unasked.iter().map(line));
+    }
+
     /// Adds a line for each reason why queues could not be read.
     fn list_unread(&mut self) {
         let line = |(why, queues): &(String, Vec<String>)| format!("{}: {}", queues.join(", "), why.replace('\n', " "));
@@ -158,6 +168,8 @@ impl LookedUp {
 /// What somebody looks for.
 struct Wanted<'a> {
     id: &'a str,
+    /// The id whose hidden characters `id` names, if it names some: the ledger knows it only by its own characters.
+    hidden: Option<String>,
     /// The reference in the text, if there is one. A text that looks like a reference can also be an id.
     reference: Option<Reference>,
     queue: &'a str,
@@ -170,19 +182,54 @@ impl Wanted<'_> {
     }
 
     fn is(&self, id: &str) -> bool {
-        id == self.id || (self.reference.is_some() && self.reference_of(id) == self.reference)
+        visible::is_shown_as(id, self.id) || (self.reference.is_some() && self.reference_of(id) == self.reference)
     }
 
-    /// The ledger entry of the id, or else of the reference, and whether "not found" proves that nothing was sent.
-    async fn ledger_entry(&self, ledger: &LedgerAccess) -> Result<(Option<LedgerEntry>, bool), String> {
-        let (mut entries, proves_unsent) = ledger.get_with_proof(&[self.id.to_owned()]).await?;
-        let entry = match (self.reference, entries.pop()) {
+    /// Looks for the ledger entry of the id, or else of the reference.
+    async fn ask_ledger(&self, ledger: &LedgerAccess, found: &mut LookedUp) -> Result<(), String> {
+        let ids: Vec<String> =
+            [self.hidden.as_deref(), Some(self.id)].into_iter().flatten().map(str::to_owned).collect();
+        let answer = ledger.ask(&ids).await?;
+        found.list_unasked(&answer.unasked);
+        found.ledger = match (self.reference, knows_most(answer.entries)) {
             (Some(reference), entry) if entry.as_ref().is_none_or(|entry| !entry.found) => {
                 Some(ledger.find(reference).await?)
             }
             (_, entry) => entry,
         };
-        Ok((entry, proves_unsent))
+        found.proves_unsent = answer.proves_unsent;
+        Ok(())
+    }
+}
+
+/// The entry that knows most; the first one of equals.
+fn knows_most(entries: Vec<LedgerEntry>) -> Option<LedgerEntry> {
+    let mut entries = entries.into_iter();
+    let mut known = [entries.next()?];
+    entries.for_each(|entry| merge(&mut known, vec![entry]));
+    let [entry] = known;
+    Some(entry)
+}
+
+/// The nodes of RabbitMQ that may still be reachable. After a failure to connect, the next node is tried for the next queue.
+struct UntriedNodes {
+    count: usize,
+    /// The last failure to connect.
+    failure: Option<ScanError>,
+}
+
+impl UntriedNodes {
+    /// Why no further queue is tried: each node has failed, and each further try can take ten seconds.
+    fn failure(&self) -> Option<ScanError> {
+        self.failure.clone().filter(|_| self.count == 0)
+    }
+
+    /// Counts a failure to connect. Other errors concern one queue.
+    fn note(&mut self, error: ScanError) {
+        if error.1 {
+            self.count = self.count.saturating_sub(1);
+            self.failure = Some(error);
+        }
     }
 }
 
@@ -192,11 +239,12 @@ impl DeadLetters {
         let id = text.trim();
         let wanted = &Wanted {
             id,
+            hidden: visible::unshown(id),
             reference: Reference::within(id),
             queue: &self.queues.work,
             operation: self.config.crm.operation.as_deref(),
         };
-        let reference = wanted.reference.or_else(|| wanted.reference_of(id));
+        let reference = wanted.reference.or_else(|| wanted.reference_of(wanted.hidden.as_deref().unwrap_or(id)));
         let mut found = LookedUp {
             id: id.to_owned(),
             reference: reference.map(|reference| reference.to_string()),
@@ -208,27 +256,50 @@ impl DeadLetters {
             is_broker_asked: false,
             unread: Vec::new(),
         };
-        match wanted.ledger_entry(&LedgerAccess::open(&self.config).await).await {
-            Ok((entry, proves_unsent)) => (found.ledger, found.proves_unsent) = (entry, proves_unsent),
-            Err(why) => found.ledger_problem = Some(why),
-        }
-        let sources = [Source::Dead, Source::Broker, Source::Discarded];
-        for source in sources {
-            self.look_on(source, wanted, stop, &mut found).await;
-        }
-        let topology = Topology::new(&self.config.broker, &self.config.retry.delays);
-        let prefix = format!("{}.retry.", self.queues.work);
-        for queue in topology.queues.iter().filter(|queue| queue.name.starts_with(&prefix)) {
-            match self.look_on_retry(&queue.name, wanted, stop, &mut found).await {
-                Ok(read) => found.looked.push(format!("{}: {read}", queue.name)),
-                Err(ScanError(why)) => found.cannot_read(&queue.name, &why),
-            }
-        }
+        let asked = wanted.ask_ledger(&LedgerAccess::open(&self.config).await, &mut found).await;
+        found.ledger_problem = asked.err();
+        self.look_on_queues(wanted, stop, &mut found).await;
         found.list_unread();
         found
     }
 
-    async fn look_on(&self, source: Source, wanted: &Wanted<'_>, stop: &CancellationToken, found: &mut LookedUp) {
+    /// Reads all queues until no node of RabbitMQ can be reached.
+    async fn look_on_queues(&self, wanted: &Wanted<'_>, stop: &CancellationToken, found: &mut LookedUp) {
+        let mut nodes = UntriedNodes { count: self.config.broker.urls.len(), failure: None };
+        for source in [Source::Dead, Source::Broker, Source::Discarded] {
+            let looked = match nodes.failure() {
+                Some(failure) => Err(failure),
+                None => self.look_on(source, wanted, stop, found).await,
+            };
+            if let Err(error) = looked {
+                found.cannot_read(self.queues.of(source), &error.0);
+                nodes.note(error);
+            }
+        }
+        let topology = Topology::new(&self.config.broker, &self.config.retry.delays);
+        let prefix = format!("{}.retry.", self.queues.work);
+        for queue in topology.queues.iter().filter(|queue| queue.name.starts_with(&prefix)) {
+            let looked = match nodes.failure() {
+                Some(failure) => Err(failure),
+                None => self.look_on_retry(&queue.name, wanted, stop, found).await,
+            };
+            match looked {
+                Ok(read) => found.looked.push(format!("{}: {read}", queue.name)),
+                Err(error) => {
+                    found.cannot_read(&queue.name, &error.0);
+                    nodes.note(error);
+                }
+            }
+        }
+    }
+
+    async fn look_on(
+        &self,
+        source: Source,
+        wanted: &Wanted<'_>,
+        stop: &CancellationToken,
+        found: &mut LookedUp,
+    ) -> Result<(), ScanError> {
         let (queue, mut texts) = (self.queues.of(source).to_owned(), Interner::default());
         let (places, ledger) = (&mut found.places, found.ledger.as_ref());
         let scanned = self
@@ -249,17 +320,13 @@ impl DeadLetters {
                 }
                 ControlFlow::Continue(())
             })
-            .await;
-        match scanned {
-            Ok(scanned) => {
-                found.is_broker_asked = true;
-                match scanned.partial {
-                    Some(why) => found.cannot_read(&queue, &format!("{} read; {why}", scanned.seen)),
-                    None => found.looked.push(format!("{queue}: {} read", scanned.seen)),
-                }
-            }
-            Err(ScanError(why)) => found.cannot_read(&queue, &why),
+            .await?;
+        found.is_broker_asked = true;
+        match scanned.partial {
+            Some(why) => found.cannot_read(&queue, &format!("{} read; {why}", scanned.seen)),
+            None => found.looked.push(format!("{queue}: {} read", scanned.seen)),
         }
+        Ok(())
     }
 
     async fn look_on_retry(
@@ -269,11 +336,13 @@ impl DeadLetters {
         stop: &CancellationToken,
         found: &mut LookedUp,
     ) -> Result<String, ScanError> {
-        let begun = QueueScan::begin(&self.connector, queue, WINDOW, SCAN_HOLD).await;
-        let mut scan = match begun {
+        let begun = stop.run_until_cancelled(self.begin_on(queue, WINDOW, SCAN_HOLD)).await;
+        let mut scan = match begun.unwrap_or(Err(Stop::Interrupted)) {
             Ok(scan) => scan,
-            Err(error) if error.code == Some(BrokerError::NOT_FOUND) => return Ok("there is no such queue".to_owned()),
-            Err(error) => return Err(self.explain(Source::Dead, Stop::Broker(error))),
+            Err(Stop::Broker(error)) if error.code == Some(BrokerError::NOT_FOUND) => {
+                return Ok("there is no such queue".to_owned());
+            }
+            Err(why) => return Err(self.explain(Source::Dead, why)),
         };
         let mut read = 0;
         let looked = loop {
@@ -317,77 +386,4 @@ impl DeadLetters {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn not_found(ledger_problem: Option<&str>, is_broker_asked: bool, unread: &[(&str, &str)]) -> LookedUp {
-        let mut found = LookedUp {
-            id: "m-1".to_owned(),
-            reference: None,
-            ledger: None,
-            proves_unsent: false,
-            ledger_problem: ledger_problem.map(ToOwned::to_owned),
-            places: Vec::new(),
-            looked: Vec::new(),
-            is_broker_asked,
-            unread: Vec::new(),
-        };
-        unread.iter().for_each(|(queue, why)| found.cannot_read(queue, why));
-        found.list_unread();
-        found
-    }
-
-    #[test]
-    fn sentence_says_what_could_not_be_asked() {
-        let refused = "connection refused";
-        let down = [("q.dead", refused), ("q.dead.broker", refused), ("q.retry.10s", "a\nb")];
-        for (found, sentence) in [
-            (not_found(Some(refused), false, &down), "It is not known: neither the ledger nor RabbitMQ"),
-            (not_found(Some(refused), true, &[]), "It was not found, but the ledger could not be asked"),
-            (not_found(None, false, &down), "It was not found, but not all queues could be read"),
-            (
-                not_found(None, true, &[]),
-                "Nothing is known about it, and this ledger cannot prove that nothing was sent",
-            ),
-            (LookedUp { proves_unsent: true, ..not_found(None, true, &[]) }, "Nothing is known about it: it may wait"),
-        ] {
-            assert!(found.sentence().starts_with(sentence), "{}", found.sentence());
-        }
-    }
-
-    #[test]
-    fn sentence_of_a_message_on_a_queue_says_what_is_proved() {
-        let on_queue = |creation, ledger_problem, proves_unsent| LookedUp {
-            proves_unsent,
-            places: vec![Location {
-                queue: "q.dead".to_owned(),
-                id: "m-1".to_owned(),
-                attempts: 1,
-                kind: None,
-                reason: None,
-                discard_reason: None,
-                creation,
-                fingerprint: None,
-            }],
-            ..not_found(ledger_problem, true, &[])
-        };
-        let (not_created, in_doubt) = (CreationState::NotCreated, CreationState::InDoubt);
-        for (found, sentence) in [
-            (on_queue(not_created, None, true), "It is on q.dead. As far as is known its task does not exist."),
-            (on_queue(not_created, None, false), "It is on q.dead. The ledger has no entry for it, and cannot prove"),
-            (on_queue(not_created, Some("down"), false), "It is on q.dead. Whether its task exists is not known"),
-            (on_queue(in_doubt, None, true), "It is on q.dead. Its task may exist"),
-        ] {
-            assert!(found.sentence().starts_with(sentence), "{}", found.sentence());
-        }
-        let mut copies = on_queue(not_created, None, true);
-        copies.places.extend(on_queue(in_doubt, None, true).places);
-        assert!(copies.sentence().contains("Its task may exist"), "one copy in doubt is enough: {}", copies.sentence());
-    }
-
-    #[test]
-    fn queues_that_fail_for_one_reason_share_a_line() {
-        let found = not_found(None, false, &[("q.dead", "down"), ("q.retry.10s", "a\nb"), ("q.dead.broker", "down")]);
-        assert_eq!(found.looked, ["q.dead, q.dead.broker: down", "q.retry.10s: a b"]);
-    }
-}
+mod tests;

@@ -58,7 +58,12 @@ impl Scanned {
 
 /// Why the dead letters could not be read.
 #[derive(Clone, Debug)]
-pub struct ScanError(pub String);
+pub struct ScanError(
+    /// The reason, and what to do next.
+    pub String,
+    /// Whether no connection to RabbitMQ could be made, so that reading another queue fails, too.
+    pub(super) bool,
+);
 
 impl std::fmt::Display for ScanError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -82,12 +87,13 @@ impl DeadLetters {
         let mut scanned = Scanned::default();
         for source in sources {
             let begin = async {
-                let limit = self.most_deliveries(*source).await;
-                self.begin(*source, WINDOW, SCAN_HOLD).await.map(|begun| (begun, limit))
+                // If RabbitMQ cannot be reached, the second connection does not wait for the same timeout.
+                let Some(scan) = self.begin(*source, WINDOW, SCAN_HOLD).await? else { return Ok(None) };
+                Ok(Some((scan, self.most_deliveries(*source).await)))
             };
             let begun = stop.run_until_cancelled(begin).await;
-            let (begun, limit) = begun.unwrap_or_else(|| Err(self.explain(*source, Stop::Interrupted)))?;
-            let Some(mut scan) = begun else { continue };
+            let begun = begun.unwrap_or_else(|| Err(self.explain(*source, Stop::Interrupted)))?;
+            let Some((mut scan, limit)) = begun else { continue };
             scanned.expected += scan.expected();
             let read = read(&mut scan, *source, limit, stop, &mut scanned, &mut visit).await;
             scanned.deliveries = scanned.deliveries.max(scan.deliveries());
@@ -109,11 +115,19 @@ impl DeadLetters {
         window: u16,
         hold: Duration,
     ) -> Result<Option<QueueScan>, ScanError> {
-        match QueueScan::begin(&self.connector, self.queues.of(source), window, hold).await {
+        match self.begin_on(self.queues.of(source), window, hold).await {
             Ok(scan) => Ok(Some(scan)),
-            Err(error) if error.code == Some(BrokerError::NOT_FOUND) && source != Source::Dead => Ok(None),
-            Err(error) => Err(self.explain(source, Stop::Broker(error))),
+            Err(Stop::Broker(error)) if error.code == Some(BrokerError::NOT_FOUND) && source != Source::Dead => {
+                Ok(None)
+            }
+            Err(why) => Err(self.explain(source, why)),
         }
+    }
+
+    /// Connects, and starts reading a queue by its name.
+    pub(super) async fn begin_on(&self, queue: &str, window: u16, hold: Duration) -> Result<QueueScan, Stop> {
+        let connection = self.connector.connect("reader").await.map_err(Stop::of_connecting)?;
+        QueueScan::begin(connection, queue, window, hold).await.map_err(Stop::Broker)
     }
 
     /// The sources, and the most deliveries of a message of each.
@@ -149,7 +163,8 @@ impl DeadLetters {
 
     pub(super) fn explain(&self, source: Source, stop: Stop) -> ScanError {
         let queue = self.queues.of(source);
-        ScanError(match stop {
+        let is_unreachable = matches!(stop, Stop::Unreachable(_));
+        let why = match stop {
             Stop::Interrupted => "interrupted; nothing was changed".to_owned(),
             Stop::Broker(error) if error.code == Some(BrokerError::NOT_FOUND) => format!(
                 "there is no queue {queue} yet. \"run\" or \"topology --apply\" creates it; or broker.queue names another one"
@@ -158,8 +173,9 @@ impl DeadLetters {
                 "{error}\nNo command gets past that message of {queue}. Remove it in RabbitMQ's management interface (Queues, \
                  {queue}, Get messages), then go on. If its headers are larger than 128 KiB, add ?frame_max= to broker.urls."
             ),
-            Stop::Broker(error) => error.with_advice(),
-        })
+            Stop::Broker(error) | Stop::Unreachable(error) => error.with_advice(),
+        };
+        ScanError(why, is_unreachable)
     }
 }
 
@@ -183,6 +199,15 @@ async fn delivery_limit(inspection: &Inspection, queue: &Queue) -> Result<Option
 pub(super) enum Stop {
     Interrupted,
     Broker(BrokerError),
+    /// No connection was made.
+    Unreachable(BrokerError),
+}
+
+impl Stop {
+    /// Why a connection was not made. A refused login has a reply code: RabbitMQ was reached.
+    fn of_connecting(error: BrokerError) -> Self {
+        if error.code.is_none() { Self::Unreachable(error) } else { Self::Broker(error) }
+    }
 }
 
 /// Reads one queue. Returns whether `visit` broke.

@@ -180,7 +180,18 @@ fn sentence(queue: &str, workers: &[QueueWorker], depths: &Result<Depths, Broker
         let unknown = "It is not known whether it works: no worker that answers is active.";
         return (false, format!("{unknown}{backlog}{unanswered}"));
     }
-    (true, format!("Working.{backlog}{closed}{tokens}{unanswered}"))
+    (true, format!("Working{}.{backlog}{closed}{tokens}{unanswered}", uncounted(depths)))
+}
+
+/// The end of "Working" when the queues could not be counted: workers can work while this program cannot reach RabbitMQ.
+fn uncounted(depths: &Result<Depths, BrokerError>) -> &'static str {
+    match depths {
+        Ok(_) => "",
+        Err(error) if error.code.is_some() => {
+            ", but RabbitMQ refused what this command asked: the queues could not be counted"
+        }
+        Err(_) => ", but RabbitMQ did not answer this command: the queues could not be counted",
+    }
 }
 
 /// What an operator does about a worker that is not ready. Other reasons than these name the next step themselves.

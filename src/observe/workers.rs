@@ -47,6 +47,32 @@ pub struct StatusError {
     pub is_other: bool,
 }
 
+/// What the ledgers know about some ids.
+#[derive(Clone, Debug)]
+pub struct LedgerAnswer {
+    /// One entry for each id, in the order of the ids.
+    pub entries: Vec<LedgerEntry>,
+    /// Whether a missing entry proves that nothing was sent.
+    pub proves_unsent: bool,
+    /// The workers whose ledgers may know more.
+    pub unasked: Vec<UnaskedWorker>,
+}
+
+/// A worker whose ledger was not asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnaskedWorker {
+    /// Its address, without a path.
+    pub address: String,
+    /// The reason.
+    pub why: String,
+}
+
+impl std::fmt::Display for UnaskedWorker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.address, self.why)
+    }
+}
+
 impl Workers {
     /// A client for these addresses.
     #[must_use]
@@ -70,11 +96,8 @@ impl Workers {
         .await
     }
 
-    /// The workers that answer and serve this queue.
-    ///
-    /// # Errors
-    /// Why there are none: the reason of each worker.
-    pub async fn of_queue(&self, queue: &str) -> Result<Self, String> {
+    /// The workers that answer and serve this queue, and the others.
+    pub async fn of_queue(&self, queue: &str) -> (Self, Vec<UnaskedWorker>) {
         let (mut those, mut failures) = (Vec::new(), Vec::new());
         for (answer, url) in self.status().await.into_iter().zip(&self.0) {
             let why = match answer.page.map(|page| page.queue) {
@@ -86,9 +109,9 @@ impl Workers {
                 Ok(None) => "its ledger is not open yet".to_owned(),
                 Err(no_page) => no_page.why,
             };
-            failures.push(format!("{}: {why}", answer.address));
+            failures.push(UnaskedWorker { address: answer.address, why });
         }
-        if those.is_empty() { Err(reasons(&failures)) } else { Ok(Self(those)) }
+        (Self(those), failures)
     }
 
     /// The number of workers.
@@ -97,12 +120,11 @@ impl Workers {
         self.0.len()
     }
 
-    /// The ledger entries of some ids. If several workers answer, the entry that knows most is used. The second part says
-    /// whether a missing entry proves that nothing was sent.
+    /// The ledger entries of some ids. If several workers answer, the entry that knows most is used.
     ///
     /// # Errors
-    /// Why no worker could be asked.
-    pub async fn ledger(&self, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
+    /// No worker could be asked.
+    pub async fn ledger(&self, ids: &[String]) -> Result<LedgerAnswer, Vec<UnaskedWorker>> {
         self.ledger_by("id", ids).await
     }
 
@@ -111,35 +133,38 @@ impl Workers {
     /// # Errors
     /// Why no worker could be asked.
     pub async fn find(&self, reference: Reference) -> Result<LedgerEntry, String> {
-        let (mut entries, _) = self.ledger_by("ref", &[reference.to_string()]).await?;
+        let answer = self.ledger_by("ref", &[reference.to_string()]).await;
+        let mut entries = answer.map_err(|failures| reasons(&failures))?.entries;
         entries.pop().ok_or_else(|| "it answered nothing".to_owned())
     }
 
-    async fn ledger_by(&self, name: &str, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
-        let mut known: Vec<LedgerEntry> = ids.iter().map(|id| LedgerEntry::new(id, None)).collect();
-        let (mut answered, mut proves) = (false, true);
-        let mut failures = Vec::new();
+    async fn ledger_by(&self, name: &str, ids: &[String]) -> Result<LedgerAnswer, Vec<UnaskedWorker>> {
+        let mut entries: Vec<LedgerEntry> = ids.iter().map(|id| LedgerEntry::new(id, None)).collect();
+        let (mut answered, mut proves_unsent) = (false, true);
+        let mut unasked = Vec::new();
         for url in &self.0 {
             match ask_ledger(url, name, ids).await {
-                Ok((entries, worker_proves)) => {
+                Ok((others, worker_proves)) => {
                     answered = true;
-                    proves &= worker_proves;
-                    merge(&mut known, entries);
+                    proves_unsent &= worker_proves;
+                    merge(&mut entries, others);
                 }
                 Err(why) => {
                     // Its ledger may know what the others do not.
-                    proves = false;
-                    failures.push(format!("{}: {why}", shown(url)));
+                    proves_unsent = false;
+                    unasked.push(UnaskedWorker { address: shown(url), why });
                 }
             }
         }
-        if answered { Ok((known, proves)) } else { Err(reasons(&failures)) }
+        if answered { Ok(LedgerAnswer { entries, proves_unsent, unasked }) } else { Err(unasked) }
     }
 }
 
 /// Why no worker could be used.
-fn reasons(failures: &[String]) -> String {
-    if failures.is_empty() { NO_WORKER.to_owned() } else { failures.join("; ") }
+#[must_use]
+pub fn reasons(failures: &[UnaskedWorker]) -> String {
+    let each: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    if each.is_empty() { NO_WORKER.to_owned() } else { each.join("; ") }
 }
 
 /// Replaces each entry by one of the same id that knows more.
@@ -235,7 +260,9 @@ mod tests {
     async fn failure_names_the_reason_of_each_worker() {
         let of = async |addresses: &[&str]| {
             let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-            Workers::new(addresses).of_queue("tasks").await.unwrap_err()
+            let (workers, unasked) = Workers::new(addresses).of_queue("tasks").await;
+            assert_eq!(workers.count(), 0);
+            reasons(&unasked)
         };
         assert_eq!(of(&[]).await, NO_WORKER);
         let refused = "connection refused; is the worker running?";

@@ -151,7 +151,7 @@ pub(super) struct MissingIds(BTreeSet<String>);
 
 impl MissingIds {
     pub(super) fn of(filter: &Filter, found: &[Candidate]) -> Self {
-        let is_found = |id: &&String| found.iter().any(|candidate| *candidate.id == ***id);
+        let is_found = |id: &&String| found.iter().any(|candidate| visible::is_shown_as(&candidate.id, id));
         Self(filter.id.iter().filter(|id| !is_found(id)).cloned().collect())
     }
 

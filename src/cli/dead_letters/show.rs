@@ -70,7 +70,8 @@ pub(super) async fn run(context: &CommandContext, args: &Args) -> Result<ExitCod
     let previewer = Previewer::new(&context.dead_letters.config);
     let visit = |found: FetchedMessage| {
         let entry = ListEntry::new(&found, &mut texts);
-        if *entry.id == *args.id || found.dead_letter.published_as.as_ref() == Some(&args.id) {
+        let published_as = found.dead_letter.published_as.as_deref();
+        if [Some(&*entry.id), published_as].into_iter().flatten().any(|id| visible::is_shown_as(id, &args.id)) {
             shown.push(everything(context, found, &entry, &previewer));
         }
         if shown.len() < MAX_SHOWN_MESSAGES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

@@ -87,6 +87,18 @@ fn overview_sentence_says_whether_the_worker_works() {
 }
 
 #[test]
+fn sentence_says_when_rabbitmq_did_not_answer_the_command() {
+    for (code, sentence) in [
+        (None, "Working, but RabbitMQ did not answer this command: the queues could not be counted."),
+        (Some(403), "Working, but RabbitMQ refused what this command asked: the queues could not be counted."),
+    ] {
+        let down = Err(BrokerError { message: "cannot connect to RabbitMQ".to_owned(), code });
+        let overview = Overview::new("q", &["q.dead"], vec![answer(Ok(page("active")))], down);
+        assert_eq!((overview.works, overview.sentence.as_str()), (true, sentence));
+    }
+}
+
+#[test]
 fn sentence_ignores_the_gate_of_a_standby_when_a_worker_is_active() {
     let closed = || GateStatus { advice: Some("the CRM fails".to_owned()), ..GateStatus::default() };
     let old = TokenStatus { suspended: Some("quota".to_owned()), ..TokenStatus::default() };
