@@ -222,7 +222,8 @@ impl Worker {
             // 3. Token slot
             let (slot, _suspects) = self.acquire(d, &plan).await?;
             if let Some(failure) = self.reason_not_to_send(d, &plan) {
-                d.state.possibly_created |= self.is_decision_outdated(d).await;
+                let Some(is_outdated) = self.is_decision_outdated(d).await else { continue };
+                d.state.possibly_created |= is_outdated;
                 self.record_doubt(d, &plan).await;
                 return Ok(Disposition::DeadLetter(failure));
             }

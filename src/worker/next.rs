@@ -71,7 +71,7 @@ impl Worker {
     /// The disposition of a message whose processing was interrupted.
     pub(super) async fn aborted(&self, d: &mut DeliveryContext<'_>, abort: Abort) -> Disposition {
         match abort {
-            Abort::Deadline if self.is_decision_outdated(d).await => Disposition::Requeue,
+            Abort::Deadline if self.is_decision_outdated(d).await.unwrap_or(true) => Disposition::Requeue,
             Abort::Deadline => {
                 // After a request the ledger's entry has been reset for this replay; the held copy must not reset it again.
                 d.state.is_replay &= d.last_attempt.is_none();
@@ -83,13 +83,13 @@ impl Worker {
 
     /// Whether only RabbitMQ's flag says that another worker may have sent the message: it has not been decided, or the ledger has
     /// lost its entries since then. A copy has no such flag, so the message must not be held, and its dead letter must say it.
-    pub(super) async fn is_decision_outdated(&self, d: &DeliveryContext<'_>) -> bool {
+    /// None if the ledger cannot be read.
+    pub(super) async fn is_decision_outdated(&self, d: &DeliveryContext<'_>) -> Option<bool> {
         if !d.message.was_delivered_before() || d.attempts_made > 0 {
-            return false;
+            return Some(false);
         }
-        let Some(decided_in) = d.decided_in else { return true };
-        let about = self.recorder.ledger().reload_about().await;
-        about.map_or(true, |about| about.epoch != decided_in)
+        let Some(decided_in) = d.decided_in else { return Some(true) };
+        self.recorder.epoch().await.map(|epoch| epoch != decided_in)
     }
 
     /// Ends a round early: the message goes to a retry queue, whose delay is at least `hint`, the wait that the CRM asked for. A

@@ -69,6 +69,13 @@ impl Recorder {
         }
     }
 
+    /// The ledger's epoch, with one retry as for a change. None if the ledger fails.
+    pub(super) async fn epoch(&self) -> Option<u32> {
+        let first = self.ledger.reload_about().await;
+        let about = if first.is_err() { self.ledger.reload_about().await } else { first };
+        about.inspect_err(|error| self.report_failure(error)).ok().map(|about| about.epoch)
+    }
+
     /// Changes an entry, with one retry: a single failure may only be a broken connection, and a repeated change counts once.
     pub(super) async fn change(&self, key: &Key, change: &Change) -> Result<Changed, LedgerError> {
         let first = self.try_change(key, change).await;
