@@ -92,7 +92,7 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
     let messages = source.messages(ids).map_err(Error::failed)?;
     let publisher = Publisher::new(Arc::new(Connector::new(config.broker)), "publish", TaskTracker::new());
     let bar = progress(total);
-    let sent = send::all(messages, total, &publisher, &queue, &bar, stop).await;
+    let sent = send::all(messages, &checked.fingerprints, &publisher, &queue, &bar, stop).await;
     bar.finish_and_clear();
     publisher.close().await;
     match sent.report(&queue) {

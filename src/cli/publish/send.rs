@@ -32,19 +32,22 @@ pub(super) struct SendResult {
     unknown: BTreeMap<usize, String>,
     is_interrupted: bool,
     /// Whether the input had fewer or more messages than were checked.
-    has_changed: bool,
+    has_other_length: bool,
+    /// Whether a message was not the one that was checked.
+    has_other_content: bool,
 }
 
-/// Publishes the `total` messages that were checked. After an error or an interruption it starts no further message, and waits
-/// for open ones.
+/// Publishes the messages that were checked; `checked` has the fingerprint of each. After an error or an interruption it starts
+/// no further message, and waits for open ones.
 pub(super) async fn all<R: Read>(
     mut messages: Input<R>,
-    total: usize,
+    checked: &[u64],
     publisher: &dyn Publish,
     queue: &str,
     bar: &ProgressBar,
     stop: &CancellationToken,
 ) -> SendResult {
+    let total = checked.len();
     let mut sent = SendResult { total, ..SendResult::default() };
     let mut under_way = FuturesUnordered::new();
     let mut places: Vec<usize> = Vec::new();
@@ -53,21 +56,21 @@ pub(super) async fn all<R: Read>(
     loop {
         while !is_over && sent.is_good() && under_way.len() < MAX_CONCURRENT {
             match messages.next() {
-                Some(Ok(message)) if message.place <= total => {
+                Some(Ok(message)) if checked.get(message.place - 1) == Some(&message.fingerprint()) => {
                     sent.begun = message.place;
                     places.push(message.place);
                     under_way.push(async move {
                         (message.place, publisher.publish(queue, &message.body, message.properties).await)
                     });
                 }
-                // The message was valid when it was checked.
-                Some(Err(bad)) if bad.place <= total => {
-                    sent.begun = bad.place;
-                    sent.failed.insert(bad.place, format!("the input changed after it was checked: {}", bad.why));
+                Some(Ok(message)) if message.place <= total => {
+                    sent.refuse_changed(message.place, "its content is different");
                 }
+                // The message was valid when it was checked.
+                Some(Err(bad)) if bad.place <= total => sent.refuse_changed(bad.place, &bad.why),
                 next => {
                     is_over = true;
-                    sent.has_changed = next.is_some() || sent.begun < total;
+                    sent.has_other_length = next.is_some() || sent.begun < total;
                 }
             }
         }
@@ -99,6 +102,12 @@ impl SendResult {
         self.failed.is_empty() && self.unknown.is_empty() && !self.is_interrupted
     }
 
+    fn refuse_changed(&mut self, place: usize, why: &str) {
+        self.begun = place;
+        self.has_other_content = true;
+        self.failed.insert(place, format!("the input changed after it was checked: {why}"));
+    }
+
     fn settle(&mut self, place: usize, queue: &str, result: Result<(), PublishError>) {
         let Err(error) = result else { return };
         let reason = match &error {
@@ -120,7 +129,7 @@ impl SendResult {
     /// Which messages are confirmed, not published, or unknown; none when all are confirmed.
     pub(super) fn report(&self, queue: &str) -> Option<String> {
         let total = self.total;
-        if self.failed.is_empty() && self.unknown.is_empty() && self.begun >= total && !self.has_changed {
+        if self.failed.is_empty() && self.unknown.is_empty() && self.begun >= total && !self.has_other_length {
             return None;
         }
         let is_confirmed = |place: &usize| !self.failed.contains_key(place) && !self.unknown.contains_key(place);
@@ -131,7 +140,7 @@ impl SendResult {
         if self.is_interrupted {
             lines.push("interrupted".to_owned());
         }
-        if self.has_changed {
+        if self.has_other_length {
             let how = match self.begun < total {
                 true => format!("it ends after message {}", self.begun),
                 false => format!("what follows message {total} was not checked and was not published"),
@@ -151,9 +160,14 @@ impl SendResult {
         {
             lines.push(format!("{what}: {} ({} of {total})", listed(&places), places.len()));
         }
-        lines.push(format!(
-            "Run the same command again: tasks of messages that are on {queue} already are not created twice."
-        ));
+        lines.push(match self.has_other_length || self.has_other_content {
+            true => "Check the input before you publish it again. Without --id-field, a message that moved or changed gets a \
+                     new id, and its task can be created twice."
+                .to_owned(),
+            false => {
+                format!("Run the same command again: tasks of messages that are on {queue} already are not created twice.")
+            }
+        });
         Some(lines.join("\n"))
     }
 }
