@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Publish, PublishError};
+use crate::count::either;
 use crate::message::export::input::Input;
 
 /// The most open publishes.
@@ -154,7 +155,10 @@ impl SendResult {
                 None => whys.push((why, vec![*place])),
             }
         }
-        lines.extend(whys.into_iter().map(|(why, places)| format!("message {}: {why}", listed(&places))));
+        lines.extend(whys.into_iter().map(|(why, places)| {
+            let messages = either(places.len() as u64, "message", "messages");
+            format!("{messages} {}: {why}", listed(&places))
+        }));
         for (what, places) in
             [("confirmed", confirmed), ("not published", unpublished), ("not known whether published", unknown)]
         {
