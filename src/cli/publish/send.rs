@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Publish, PublishError};
+use crate::config::TopologyMode;
 use crate::count::either;
 use crate::message::export::input::Input;
 
@@ -45,6 +46,7 @@ pub(super) async fn all<R: Read>(
     checked: &[u64],
     publisher: &dyn Publish,
     queue: &str,
+    topology: TopologyMode,
     bar: &ProgressBar,
     stop: &CancellationToken,
 ) -> SendResult {
@@ -84,7 +86,7 @@ pub(super) async fn all<R: Read>(
             next = under_way.next() => match next {
                 Some((place, result)) => {
                     places.retain(|other| *other != place);
-                    sent.settle(place, queue, result);
+                    sent.settle(place, queue, topology, result);
                     bar.inc(1);
                 }
                 None => return sent,
@@ -109,14 +111,13 @@ impl SendResult {
         self.failed.insert(place, format!("the input changed after it was checked: {why}"));
     }
 
-    fn settle(&mut self, place: usize, queue: &str, result: Result<(), PublishError>) {
+    fn settle(&mut self, place: usize, queue: &str, topology: TopologyMode, result: Result<(), PublishError>) {
         let Err(error) = result else { return };
         let reason = match &error {
             PublishError::Unconfirmed(_) => return drop(self.unknown.insert(place, error.to_string())),
-            PublishError::Returned(_) => format!(
-                "there is no queue {queue}; \"wolkvox-task-worker run\" or \"topology --apply\" creates it, or broker.queue \
-                 names another one"
-            ),
+            PublishError::Returned(_) => {
+                format!("{}, or broker.queue names another one", topology.missing_queue(queue))
+            }
             PublishError::Unconnected(_) => {
                 format!("{error}. For details run \"wolkvox-task-worker check --no-crm\"")
             }

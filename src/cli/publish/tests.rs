@@ -7,7 +7,10 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::broker::{Properties, Publish, PublishError};
+use crate::config::TopologyMode;
 use crate::message::export::input::Input;
+
+const DECLARE: TopologyMode = TopologyMode::Declare;
 
 /// A publisher whose answer depends on the name in the message.
 #[derive(Default)]
@@ -61,7 +64,8 @@ fn fingerprints(names: &[&str]) -> Vec<u64> {
 }
 
 async fn send(names: &[&str], publisher: &FakePublisher, stop: &CancellationToken) -> Option<String> {
-    let sent = send::all(input(names), &fingerprints(names), publisher, "q", &ProgressBar::hidden(), stop).await;
+    let sent =
+        send::all(input(names), &fingerprints(names), publisher, "q", DECLARE, &ProgressBar::hidden(), stop).await;
     sent.report("q")
 }
 
@@ -130,7 +134,8 @@ async fn send_stops_at_the_checked_messages_and_reports_a_changed_input() {
     ] {
         let (publisher, stop) = (FakePublisher::default(), CancellationToken::new());
         let known = fingerprints(&["good"; 4][..checked]);
-        let sent = send::all(input(&["good"; 3]), &known, &publisher, "q", &ProgressBar::hidden(), &stop).await;
+        let sent =
+            send::all(input(&["good"; 3]), &known, &publisher, "q", DECLARE, &ProgressBar::hidden(), &stop).await;
         let report = sent.report("q").unwrap();
         let said = format!("the input changed after it was checked: {how}\n{published}");
         assert!(report.starts_with(&said), "{report}");
@@ -144,13 +149,33 @@ async fn send_stops_at_a_message_that_changed_after_the_check() {
     let (publisher, stop) = (FakePublisher::default(), CancellationToken::new());
     let known = fingerprints(&["a", "b", "c"]);
     let changed = input(&["a", "other", "c"]);
-    let sent = send::all(changed, &known, &publisher, "q", &ProgressBar::hidden(), &stop).await;
+    let sent = send::all(changed, &known, &publisher, "q", DECLARE, &ProgressBar::hidden(), &stop).await;
     let report = sent.report("q").unwrap();
     let said = "message 2: the input changed after it was checked: its content is different\nconfirmed: 1 (1 of 3)\n";
     assert!(report.starts_with(said), "{report}");
     assert!(report.contains("not published: 2 to 3 (2 of 3)"), "{report}");
     assert!(report.contains("can be created twice") && !report.contains("Run the same command again"), "{report}");
     assert_eq!(publisher.published.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn missing_queue_is_created_by_its_owner_when_the_topology_is_only_verified() {
+    let (publisher, stop) = (FakePublisher::default(), CancellationToken::new());
+    for (topology, said) in [
+        (
+            DECLARE,
+            "there is no queue q; \"wolkvox-task-worker run\" or \"topology --apply\" creates it, or broker.queue",
+        ),
+        (
+            TopologyMode::Verify,
+            "there is no queue q; ask its owner to declare it as \"wolkvox-task-worker topology\" prints",
+        ),
+    ] {
+        let (names, bar) = (["returned"], ProgressBar::hidden());
+        let sent = send::all(input(&names), &fingerprints(&names), &publisher, "q", topology, &bar, &stop).await;
+        let report = sent.report("q").unwrap();
+        assert!(report.contains(said), "{report}");
+    }
 }
 
 #[tokio::test]
