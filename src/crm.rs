@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flate2::bufread::{DeflateDecoder, GzDecoder, ZlibDecoder};
+use flate2::bufread::{DeflateDecoder, GzDecoder};
 use futures_util::future::BoxFuture;
 use reqwest::header::{
     CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
@@ -222,9 +222,9 @@ fn unpack(encodings: &[String], mut body: Vec<u8>) -> (Vec<u8>, bool) {
         let mut unpacked = Vec::new();
         let has_ended = match encoding.as_str() {
             "gzip" | "x-gzip" => gunzip(&body, &mut unpacked),
-            // RFC 9110 means zlib. Some servers send bare deflate, and browsers read both.
-            "deflate" if is_zlib(&body) => bounded(&mut ZlibDecoder::new(body.as_slice()), &mut unpacked),
-            "deflate" => bounded(&mut DeflateDecoder::new(body.as_slice()), &mut unpacked),
+            // A proxy unpacked it and left the header. The decoder would read a text as damaged data.
+            "deflate" if is_text(&body) => break,
+            "deflate" => bounded(&mut DeflateDecoder::new(without_zlib_head(&body)), &mut unpacked),
             _ => break,
         };
         if unpacked.is_empty() {
@@ -257,9 +257,18 @@ fn bounded(decoder: &mut impl Read, unpacked: &mut Vec<u8>) -> bool {
     matches!(decoder.read(&mut [0]), Ok(0))
 }
 
-/// The head of zlib's format (RFC 1950): method 8, and a multiple of 31.
-fn is_zlib(body: &[u8]) -> bool {
-    matches!(body, [method, flags, ..] if method & 0x0F == 8 && u16::from_be_bytes([*method, *flags]) % 31 == 0)
+/// Whether a body is a text, and so not compressed: compressed data has control characters or is not UTF-8.
+fn is_text(body: &[u8]) -> bool {
+    std::str::from_utf8(body).is_ok_and(|text| !text.chars().any(|c| c.is_control() && !c.is_whitespace()))
+}
+
+/// The bare deflate in a body. RFC 9110 means zlib (RFC 1950), whose head is method 8 and a multiple of 31; some servers send
+/// bare deflate, and browsers read both. The checksum after the data is not compared, as with gzip.
+fn without_zlib_head(body: &[u8]) -> &[u8] {
+    match body {
+        [method, flags, data @ ..] if method & 0x0F == 8 && u16::from_be_bytes([*method, *flags]) % 31 == 0 => data,
+        _ => body,
+    }
 }
 
 /// The cause of an error, without the address: its query names the account.
