@@ -165,9 +165,23 @@ fn peer(config: &config::Crm, server: &Url) -> String {
 /// A request without an answer. One that did not leave names what it could not connect to.
 fn failed(error: &reqwest::Error, peer: &str) -> HttpResult {
     match error.is_connect() || error.is_builder() {
-        true => HttpResult::NotSent(format!("{peer}: {}", causes(error))),
+        true => HttpResult::NotSent(format!("{peer}: {}", unsent(error))),
         false => HttpResult::NoAnswer(causes(error)),
     }
+}
+
+/// Why a request did not leave. The HTTP client's words about proxies lack what an operator must know.
+fn unsent(error: &reqwest::Error) -> String {
+    let is = |words: &str| {
+        std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |cause| cause.source())
+            .any(|cause| cause.to_string().ends_with(words))
+    };
+    let said = causes(error);
+    if is("error resolving for socks proxy") {
+        let host = error.url().and_then(Url::host_str).unwrap_or_default();
+        return format!("this machine cannot look up {host}: {said}; with socks5h:// the proxy looks it up");
+    }
+    if is("proxy authorization required") { classify::PROXY_LOGIN.to_owned() } else { said }
 }
 
 /// The time limit for connecting. It is shorter than the time limit of the request. So a connection that takes too long is
