@@ -112,6 +112,18 @@ pub enum TopologyMode {
     Verify,
 }
 
+impl TopologyMode {
+    /// That a queue does not exist, and who creates it.
+    #[must_use]
+    pub fn missing_queue(self, queue: &str) -> String {
+        let advice = match self {
+            Self::Declare => "\"wolkvox-task-worker run\" or \"topology --apply\" creates it",
+            Self::Verify => "ask its owner to declare it as \"wolkvox-task-worker topology\" prints it",
+        };
+        format!("there is no queue {queue}; {advice}")
+    }
+}
+
 /// The CRM: where tasks are sent to.
 #[derive(Clone, Debug)]
 pub struct Crm {

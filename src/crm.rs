@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flate2::bufread::{DeflateDecoder, GzDecoder, ZlibDecoder};
+use flate2::bufread::{DeflateDecoder, GzDecoder};
 use futures_util::future::BoxFuture;
 use reqwest::header::{
     CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
@@ -165,9 +165,23 @@ fn peer(config: &config::Crm, server: &Url) -> String {
 /// A request without an answer. One that did not leave names what it could not connect to.
 fn failed(error: &reqwest::Error, peer: &str) -> HttpResult {
     match error.is_connect() || error.is_builder() {
-        true => HttpResult::NotSent(format!("{peer}: {}", causes(error))),
+        true => HttpResult::NotSent(format!("{peer}: {}", unsent(error))),
         false => HttpResult::NoAnswer(causes(error)),
     }
+}
+
+/// Why a request did not leave. The HTTP client's words about proxies lack what an operator must know.
+fn unsent(error: &reqwest::Error) -> String {
+    let is = |words: &str| {
+        std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |cause| cause.source())
+            .any(|cause| cause.to_string().ends_with(words))
+    };
+    let said = causes(error);
+    if is("error resolving for socks proxy") {
+        let host = error.url().and_then(Url::host_str).unwrap_or_default();
+        return format!("this machine cannot look up {host}: {said}; with socks5h:// the proxy looks it up");
+    }
+    if is("proxy authorization required") { classify::PROXY_LOGIN.to_owned() } else { said }
 }
 
 /// The time limit for connecting. It is shorter than the time limit of the request. So a connection that takes too long is
@@ -222,9 +236,9 @@ fn unpack(encodings: &[String], mut body: Vec<u8>) -> (Vec<u8>, bool) {
         let mut unpacked = Vec::new();
         let has_ended = match encoding.as_str() {
             "gzip" | "x-gzip" => gunzip(&body, &mut unpacked),
-            // RFC 9110 means zlib. Some servers send bare deflate, and browsers read both.
-            "deflate" if is_zlib(&body) => bounded(&mut ZlibDecoder::new(body.as_slice()), &mut unpacked),
-            "deflate" => bounded(&mut DeflateDecoder::new(body.as_slice()), &mut unpacked),
+            // A proxy unpacked it and left the header. The decoder would read a text as damaged data.
+            "deflate" if is_text(&body) => break,
+            "deflate" => bounded(&mut DeflateDecoder::new(without_zlib_head(&body)), &mut unpacked),
             _ => break,
         };
         if unpacked.is_empty() {
@@ -257,9 +271,18 @@ fn bounded(decoder: &mut impl Read, unpacked: &mut Vec<u8>) -> bool {
     matches!(decoder.read(&mut [0]), Ok(0))
 }
 
-/// The head of zlib's format (RFC 1950): method 8, and a multiple of 31.
-fn is_zlib(body: &[u8]) -> bool {
-    matches!(body, [method, flags, ..] if method & 0x0F == 8 && u16::from_be_bytes([*method, *flags]) % 31 == 0)
+/// Whether a body is a text, and so not compressed: compressed data has control characters or is not UTF-8.
+fn is_text(body: &[u8]) -> bool {
+    std::str::from_utf8(body).is_ok_and(|text| !text.chars().any(|c| c.is_control() && !c.is_whitespace()))
+}
+
+/// The bare deflate in a body. RFC 9110 means zlib (RFC 1950), whose head is method 8 and a multiple of 31; some servers send
+/// bare deflate, and browsers read both. The checksum after the data is not compared, as with gzip.
+fn without_zlib_head(body: &[u8]) -> &[u8] {
+    match body {
+        [method, flags, data @ ..] if method & 0x0F == 8 && u16::from_be_bytes([*method, *flags]) % 31 == 0 => data,
+        _ => body,
+    }
 }
 
 /// The cause of an error, without the address: its query names the account.

@@ -4,14 +4,16 @@
 use std::fmt::Write as _;
 
 /// Whether a character controls a terminal or page, or cannot be seen: control characters (C0, C1, DEL), text direction,
-/// joiners and other zero-width characters, line and paragraph separators, tags and variation selectors.
+/// joiners and other zero-width characters, line and paragraph separators, tags, variation selectors, and the format controls of
+/// shorthand and of musical notation.
 #[must_use]
 pub fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
             | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
-            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// The name that is shown for a hidden character: `[U+202E]`.
@@ -120,6 +122,8 @@ mod tests {
             ("a\u{200b}b\u{2066}c\u{feff}", "a[U+200B]b[U+2066]c[U+FEFF]"),
             ("a\nb\u{2028}c", "a[U+000A]b[U+2028]c"),
             ("tag\u{e0041}", "tag[U+E0041]"),
+            ("a\u{1bca0}\u{1bca3}\u{1d173}\u{1d17a}b", "a[U+1BCA0][U+1BCA3][U+1D173][U+1D17A]b"),
+            ("\u{1bc9f}\u{1d172}\u{1d17b}", "\u{1bc9f}\u{1d172}\u{1d17b}"),
         ] {
             assert_eq!(line(text), shown);
         }

@@ -133,9 +133,12 @@ async fn endpoint(
             let advice = "find out whether the CRM works; if it is only slow, raise crm.request_timeout";
             findings.problem("crm.endpoint", format!("{place} got the request and did not answer: {why}"), advice);
         }
-        HttpResult::Reply(_) => {
+        HttpResult::Reply(reply) => {
+            let has_verdict = classified.code.is_some() || reply.is_cut;
             let advice = match classified.outcome {
                 Outcome::Misconfigured => "check crm.server: no such API is there",
+                // A status from 500 on is a failure of the server or of a proxy, which the address does not explain.
+                Outcome::Unknown if !has_verdict && reply.status < 500 => "no CRM API answers there; check crm.server",
                 Outcome::Unavailable | Outcome::Unknown => "find out whether the CRM and the proxies before it work",
                 Outcome::Created
                 | Outcome::Rejected
@@ -143,10 +146,16 @@ async fn endpoint(
                 | Outcome::QuotaExhausted
                 | Outcome::Unauthorized => return None,
             };
-            findings.problem("crm.endpoint", format!("{place}: {}", classified.reason), advice);
+            findings.problem("crm.endpoint", format!("{place}: {}", reason(classified)), advice);
         }
     }
     Some(findings)
+}
+
+/// Why the CRM did not accept the call, without the words about a task: `tokenInformation.php` creates none.
+fn reason(classified: &Classified) -> String {
+    let about_a_task = [": the task may exist", " (the task may exist)", ", so the task may exist"];
+    about_a_task.iter().fold(classified.reason.clone(), |reason, words| reason.replacen(*words, "", 1))
 }
 
 /// Checks the CRM's answer about one token. Tokens are named by their position, as in metrics and on `/status`.
@@ -174,7 +183,7 @@ fn token(position: usize, result: &HttpResult, classified: &Classified, findings
             findings.problem(check, format!("token {position}: refused: {}", classified.reason), advice);
         }
         Outcome::Rejected | Outcome::Misconfigured | Outcome::Unavailable | Outcome::Unknown => {
-            findings.problem(check, format!("token {position}: {}", classified.reason), "check crm.operation");
+            findings.problem(check, format!("token {position}: {}", reason(classified)), "check crm.operation");
         }
     }
 }
@@ -191,6 +200,7 @@ fn used_up(position: usize, result: &HttpResult, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crm::classify::Reply;
 
     #[test]
     fn request_that_was_not_sent_is_a_tls_problem_only_with_tls_and_in_time() {
@@ -203,6 +213,30 @@ mod tests {
             let (found, advice) = not_sent(&Url::parse(server).unwrap(), why);
             assert_eq!(found, check, "{server}: {why}");
             assert_eq!(advice.contains("certificate"), check == "crm.tls", "{advice}");
+        }
+    }
+
+    #[tokio::test]
+    async fn answer_that_is_no_verdict_names_crm_server_and_no_task() {
+        let config = config::Config::load(&config::Sources::default(), &[]).unwrap().config.crm;
+        let server = Url::parse("https://crm.test").unwrap();
+        for (status, body, said, advised) in [
+            (200, "<html>", "answered HTTP 200 without a verdict", "no CRM API answers there; check crm.server"),
+            (502, "", "answered HTTP 502 without a verdict", "find out whether the CRM and the proxies before it work"),
+            (200, r#"{"code":500,"msg":"m"}"#, "answered code 500: m", "find out whether the CRM"),
+            (
+                404,
+                "",
+                "answered HTTP 404 without a verdict: there is no API at this address",
+                "check crm.server: no such",
+            ),
+        ] {
+            let result = HttpResult::Reply(Reply { status, body: body.into(), ..Reply::default() });
+            let classified = classify(&result, jiff::Timestamp::UNIX_EPOCH);
+            let findings = endpoint(&config, &server, &result, &classified).await.unwrap();
+            let shown = format!("{findings:?}");
+            assert!(shown.contains(said) && shown.contains(advised), "{shown}");
+            assert!(!shown.contains("task"), "{shown}");
         }
     }
 }

@@ -68,7 +68,7 @@ impl Args {
 /// not published, or in an unknown state.
 pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
-    let queue = config.broker.queue.clone();
+    let (queue, topology) = (config.broker.queue.clone(), config.broker.topology);
     let now = Clock::system().now();
     let validator = if args.no_validate { None } else { Some(Validator::new(&config, now)?) };
     let (path, ids) = (args.file.clone(), args.ids());
@@ -92,7 +92,7 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
     let messages = source.messages(ids).map_err(Error::failed)?;
     let publisher = Publisher::new(Arc::new(Connector::new(config.broker)), "publish", TaskTracker::new());
     let bar = progress(total);
-    let sent = send::all(messages, total, &publisher, &queue, &bar, stop).await;
+    let sent = send::all(messages, &checked.fingerprints, &publisher, &queue, topology, &bar, stop).await;
     bar.finish_and_clear();
     publisher.close().await;
     match sent.report(&queue) {

@@ -161,6 +161,9 @@ impl Classified {
     }
 }
 
+/// A proxy answered 407.
+pub(super) const PROXY_LOGIN: &str = "the proxy refuses the user and password, or wants some";
+
 /// Replaces a token in a text.
 const HIDDEN: &str = "[token]";
 
@@ -264,7 +267,7 @@ fn by_status(status: u16) -> Classified {
         300..=399 => (Outcome::Misconfigured, "a redirect, which is not followed; check crm.server"),
         401 | 403 => (Outcome::Unavailable, "refused by something in front of the API"),
         // RFC 9110: the proxy did not forward the request.
-        407 => (Outcome::Unavailable, "the proxy wants a user and a password"),
+        407 => (Outcome::Unavailable, PROXY_LOGIN),
         503 => (Outcome::Unavailable, "service unavailable"),
         _ => (Outcome::Unknown, "the task may exist"),
     };

@@ -374,7 +374,7 @@ async fn act(run: &Run<'_>, publisher: &Publisher, found: &FetchedMessage) -> Re
         }
     };
     let sent = tokio::select! {
-        sent = publisher.publish(queue, body, properties) => sent.map_err(|error| refusal(queue, &error)),
+        sent = publisher.publish(queue, body, properties) => sent.map_err(|error| refusal(run, queue, &error)),
         () = run.finish_time_is_over() => Err("RabbitMQ did not confirm its copy in time".to_owned()),
     };
     sent.map(|()| MessageResult::Done).map_err(|why| {
@@ -385,9 +385,9 @@ async fn act(run: &Run<'_>, publisher: &Publisher, found: &FetchedMessage) -> Re
     })
 }
 
-fn refusal(queue: &str, error: &PublishError) -> String {
+fn refusal(run: &Run<'_>, queue: &str, error: &PublishError) -> String {
     if let PublishError::Returned(_) = error {
-        return format!("there is no queue {queue}; \"run\" or \"topology --apply\" creates it");
+        return run.dead_letters.config.broker.topology.missing_queue(queue);
     }
     error.to_string()
 }

@@ -166,9 +166,10 @@ impl DeadLetters {
         let is_unreachable = matches!(stop, Stop::Unreachable(_));
         let why = match stop {
             Stop::Interrupted => "interrupted; nothing was changed".to_owned(),
-            Stop::Broker(error) if error.code == Some(BrokerError::NOT_FOUND) => format!(
-                "there is no queue {queue} yet. \"run\" or \"topology --apply\" creates it; or broker.queue names another one"
-            ),
+            Stop::Broker(error) if error.code == Some(BrokerError::NOT_FOUND) => {
+                let missing = self.config.broker.topology.missing_queue(queue);
+                format!("{missing}, or broker.queue names another one")
+            }
             Stop::Broker(error) if error.is_undeliverable() => format!(
                 "{error}\nNo command gets past that message of {queue}. Remove it in RabbitMQ's management interface (Queues, \
                  {queue}, Get messages), then go on. If its headers are larger than 128 KiB, add ?frame_max= to broker.urls."

@@ -28,12 +28,14 @@ pub fn unpacked(message: &Message) -> Result<Cow<'_, [u8]>, Failure> {
 /// character sets there (Celery writes `utf-8`), and [`text`] reports a body that is not text.
 ///
 /// # Errors
-/// `too_large` for more than [`MAX_BODY`] bytes, compressed or not; `invalid_message` for what is not gzip.
+/// `too_large` for more than [`MAX_BODY`] bytes, compressed or not; `invalid_message` for what is not gzip, is gzip twice, or
+/// has another compression.
 pub fn unpack<'a>(body: &'a [u8], content_encoding: Option<&str>) -> Result<Cow<'a, [u8]>, Failure> {
     check_size(body)?;
     let is_gzip =
         content_encoding.is_some_and(|name| ["gzip", "x-gzip"].contains(&name.trim().to_lowercase().as_str()));
     if !is_gzip {
+        check_encoding(body, content_encoding.unwrap_or_default())?;
         return Ok(Cow::Borrowed(body));
     }
     let mut unpacked = Vec::new();
@@ -53,7 +55,23 @@ pub fn unpack<'a>(body: &'a [u8], content_encoding: Option<&str>) -> Result<Cow<
         let text = format!("the body has more than {MAX_BODY} bytes once unpacked; at most {MAX_BODY} are allowed");
         return Err(Failure::new(Stage::Decode, Kind::TooLarge, text));
     }
+    if unpacked.starts_with(foreign::GZIP) {
+        return Err(invalid("the body is gzip twice; compress it once"));
+    }
     Ok(Cow::Owned(unpacked))
+}
+
+/// Names a compression that the worker does not read. A text was not compressed, whatever its `content_encoding` says.
+fn check_encoding(body: &[u8], content_encoding: &str) -> Result<(), Failure> {
+    const UNREAD: [&str; 9] = ["br", "zstd", "deflate", "compress", "lz4", "snappy", "bzip2", "xz", "zlib"];
+    let name = content_encoding.trim().to_lowercase();
+    match UNREAD.contains(&name.as_str()) && std::str::from_utf8(body).is_err() {
+        true => Err(invalid(&format!(
+            "content_encoding is {name}, which the worker does not read; {}",
+            foreign::UNCOMPRESSED
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Refuses a body over [`MAX_BODY`].

@@ -53,6 +53,8 @@ impl Validator {
 pub(super) struct ValidatedInput {
     /// How many messages it has.
     pub(super) messages: usize,
+    /// The fingerprint of each message that can be read, in the input's order.
+    pub(super) fingerprints: Vec<u64>,
     /// How many of them have problems.
     bad: usize,
     lines: Vec<String>,
@@ -81,6 +83,7 @@ impl ValidatedInput {
                 );
                 break;
             }
+            checked.fingerprints.push(message.fingerprint());
             let id = message.properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
             if checked.first.len() < MAX_SHOWN_IDS {
                 checked.first.push(format!("message {}: id {id}", message.place));

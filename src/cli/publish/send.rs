@@ -12,6 +12,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Publish, PublishError};
+use crate::config::TopologyMode;
+use crate::count::either;
 use crate::message::export::input::Input;
 
 /// The most open publishes.
@@ -32,19 +34,23 @@ pub(super) struct SendResult {
     unknown: BTreeMap<usize, String>,
     is_interrupted: bool,
     /// Whether the input had fewer or more messages than were checked.
-    has_changed: bool,
+    has_other_length: bool,
+    /// Whether a message was not the one that was checked.
+    has_other_content: bool,
 }
 
-/// Publishes the `total` messages that were checked. After an error or an interruption it starts no further message, and waits
-/// for open ones.
+/// Publishes the messages that were checked; `checked` has the fingerprint of each. After an error or an interruption it starts
+/// no further message, and waits for open ones.
 pub(super) async fn all<R: Read>(
     mut messages: Input<R>,
-    total: usize,
+    checked: &[u64],
     publisher: &dyn Publish,
     queue: &str,
+    topology: TopologyMode,
     bar: &ProgressBar,
     stop: &CancellationToken,
 ) -> SendResult {
+    let total = checked.len();
     let mut sent = SendResult { total, ..SendResult::default() };
     let mut under_way = FuturesUnordered::new();
     let mut places: Vec<usize> = Vec::new();
@@ -53,21 +59,21 @@ pub(super) async fn all<R: Read>(
     loop {
         while !is_over && sent.is_good() && under_way.len() < MAX_CONCURRENT {
             match messages.next() {
-                Some(Ok(message)) if message.place <= total => {
+                Some(Ok(message)) if checked.get(message.place - 1) == Some(&message.fingerprint()) => {
                     sent.begun = message.place;
                     places.push(message.place);
                     under_way.push(async move {
                         (message.place, publisher.publish(queue, &message.body, message.properties).await)
                     });
                 }
-                // The message was valid when it was checked.
-                Some(Err(bad)) if bad.place <= total => {
-                    sent.begun = bad.place;
-                    sent.failed.insert(bad.place, format!("the input changed after it was checked: {}", bad.why));
+                Some(Ok(message)) if message.place <= total => {
+                    sent.refuse_changed(message.place, "its content is different");
                 }
+                // The message was valid when it was checked.
+                Some(Err(bad)) if bad.place <= total => sent.refuse_changed(bad.place, &bad.why),
                 next => {
                     is_over = true;
-                    sent.has_changed = next.is_some() || sent.begun < total;
+                    sent.has_other_length = next.is_some() || sent.begun < total;
                 }
             }
         }
@@ -80,7 +86,7 @@ pub(super) async fn all<R: Read>(
             next = under_way.next() => match next {
                 Some((place, result)) => {
                     places.retain(|other| *other != place);
-                    sent.settle(place, queue, result);
+                    sent.settle(place, queue, topology, result);
                     bar.inc(1);
                 }
                 None => return sent,
@@ -99,14 +105,19 @@ impl SendResult {
         self.failed.is_empty() && self.unknown.is_empty() && !self.is_interrupted
     }
 
-    fn settle(&mut self, place: usize, queue: &str, result: Result<(), PublishError>) {
+    fn refuse_changed(&mut self, place: usize, why: &str) {
+        self.begun = place;
+        self.has_other_content = true;
+        self.failed.insert(place, format!("the input changed after it was checked: {why}"));
+    }
+
+    fn settle(&mut self, place: usize, queue: &str, topology: TopologyMode, result: Result<(), PublishError>) {
         let Err(error) = result else { return };
         let reason = match &error {
             PublishError::Unconfirmed(_) => return drop(self.unknown.insert(place, error.to_string())),
-            PublishError::Returned(_) => format!(
-                "there is no queue {queue}; \"wolkvox-task-worker run\" or \"topology --apply\" creates it, or broker.queue \
-                 names another one"
-            ),
+            PublishError::Returned(_) => {
+                format!("{}, or broker.queue names another one", topology.missing_queue(queue))
+            }
             PublishError::Unconnected(_) => {
                 format!("{error}. For details run \"wolkvox-task-worker check --no-crm\"")
             }
@@ -120,7 +131,7 @@ impl SendResult {
     /// Which messages are confirmed, not published, or unknown; none when all are confirmed.
     pub(super) fn report(&self, queue: &str) -> Option<String> {
         let total = self.total;
-        if self.failed.is_empty() && self.unknown.is_empty() && self.begun >= total && !self.has_changed {
+        if self.failed.is_empty() && self.unknown.is_empty() && self.begun >= total && !self.has_other_length {
             return None;
         }
         let is_confirmed = |place: &usize| !self.failed.contains_key(place) && !self.unknown.contains_key(place);
@@ -131,7 +142,7 @@ impl SendResult {
         if self.is_interrupted {
             lines.push("interrupted".to_owned());
         }
-        if self.has_changed {
+        if self.has_other_length {
             let how = match self.begun < total {
                 true => format!("it ends after message {}", self.begun),
                 false => format!("what follows message {total} was not checked and was not published"),
@@ -145,15 +156,23 @@ impl SendResult {
                 None => whys.push((why, vec![*place])),
             }
         }
-        lines.extend(whys.into_iter().map(|(why, places)| format!("message {}: {why}", listed(&places))));
+        lines.extend(whys.into_iter().map(|(why, places)| {
+            let messages = either(places.len() as u64, "message", "messages");
+            format!("{messages} {}: {why}", listed(&places))
+        }));
         for (what, places) in
             [("confirmed", confirmed), ("not published", unpublished), ("not known whether published", unknown)]
         {
             lines.push(format!("{what}: {} ({} of {total})", listed(&places), places.len()));
         }
-        lines.push(format!(
-            "Run the same command again: tasks of messages that are on {queue} already are not created twice."
-        ));
+        lines.push(match self.has_other_length || self.has_other_content {
+            true => "Check the input before you publish it again. Without --id-field, a message that moved or changed gets a \
+                     new id, and its task can be created twice."
+                .to_owned(),
+            false => {
+                format!("Run the same command again: tasks of messages that are on {queue} already are not created twice.")
+            }
+        });
         Some(lines.join("\n"))
     }
 }

@@ -7,7 +7,10 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::broker::{Properties, Publish, PublishError};
+use crate::config::TopologyMode;
 use crate::message::export::input::Input;
+
+const DECLARE: TopologyMode = TopologyMode::Declare;
 
 /// A publisher whose answer depends on the name in the message.
 #[derive(Default)]
@@ -56,8 +59,13 @@ fn input(names: &[&str]) -> Input<std::io::Cursor<Vec<u8>>> {
     Input::new(std::io::Cursor::new(lines.concat().into_bytes()), Ids::Batch("b".to_owned()))
 }
 
+fn fingerprints(names: &[&str]) -> Vec<u64> {
+    input(names).map(|message| message.unwrap().fingerprint()).collect()
+}
+
 async fn send(names: &[&str], publisher: &FakePublisher, stop: &CancellationToken) -> Option<String> {
-    let sent = send::all(input(names), names.len(), publisher, "q", &ProgressBar::hidden(), stop).await;
+    let sent =
+        send::all(input(names), &fingerprints(names), publisher, "q", DECLARE, &ProgressBar::hidden(), stop).await;
     sent.report("q")
 }
 
@@ -121,15 +129,52 @@ async fn send_reports_a_publish_without_confirm_as_unknown() {
 async fn send_stops_at_the_checked_messages_and_reports_a_changed_input() {
     let (more, fewer) = ("what follows message 2 was not checked and was not published", "it ends after message 3");
     for (checked, how, published) in [
-        (2, more, "confirmed: 1 to 2 (2 of 2)\nnot published: none (0 of 2)\n"),
+        (2_usize, more, "confirmed: 1 to 2 (2 of 2)\nnot published: none (0 of 2)\n"),
         (4, fewer, "confirmed: 1 to 3 (3 of 4)\nnot published: 4 (1 of 4)\n"),
     ] {
         let (publisher, stop) = (FakePublisher::default(), CancellationToken::new());
-        let sent = send::all(input(&["good"; 3]), checked, &publisher, "q", &ProgressBar::hidden(), &stop).await;
+        let known = fingerprints(&["good"; 4][..checked]);
+        let sent =
+            send::all(input(&["good"; 3]), &known, &publisher, "q", DECLARE, &ProgressBar::hidden(), &stop).await;
         let report = sent.report("q").unwrap();
         let said = format!("the input changed after it was checked: {how}\n{published}");
         assert!(report.starts_with(&said), "{report}");
+        assert!(!report.contains("Run the same command again"), "{report}");
         assert_eq!(publisher.published.lock().unwrap().len(), checked.min(3));
+    }
+}
+
+#[tokio::test]
+async fn send_stops_at_a_message_that_changed_after_the_check() {
+    let (publisher, stop) = (FakePublisher::default(), CancellationToken::new());
+    let known = fingerprints(&["a", "b", "c"]);
+    let changed = input(&["a", "other", "c"]);
+    let sent = send::all(changed, &known, &publisher, "q", DECLARE, &ProgressBar::hidden(), &stop).await;
+    let report = sent.report("q").unwrap();
+    let said = "message 2: the input changed after it was checked: its content is different\nconfirmed: 1 (1 of 3)\n";
+    assert!(report.starts_with(said), "{report}");
+    assert!(report.contains("not published: 2 to 3 (2 of 3)"), "{report}");
+    assert!(report.contains("can be created twice") && !report.contains("Run the same command again"), "{report}");
+    assert_eq!(publisher.published.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn missing_queue_is_created_by_its_owner_when_the_topology_is_only_verified() {
+    let (publisher, stop) = (FakePublisher::default(), CancellationToken::new());
+    for (topology, said) in [
+        (
+            DECLARE,
+            "there is no queue q; \"wolkvox-task-worker run\" or \"topology --apply\" creates it, or broker.queue",
+        ),
+        (
+            TopologyMode::Verify,
+            "there is no queue q; ask its owner to declare it as \"wolkvox-task-worker topology\" prints",
+        ),
+    ] {
+        let (names, bar) = (["returned"; 2], ProgressBar::hidden());
+        let sent = send::all(input(&names), &fingerprints(&names), &publisher, "q", topology, &bar, &stop).await;
+        let report = sent.report("q").unwrap();
+        assert!(report.starts_with(&format!("messages 1 to 2: {said}")), "{report}");
     }
 }
 

@@ -4,7 +4,7 @@ use jsonschema::Validator;
 use proptest::prelude::*;
 
 use super::*;
-use crate::message::payload::tests::dates::{NO_DATES, NO_FORMS};
+use crate::message::payload::tests::dates::{BLANKS, NO_DATES, NO_FORMS};
 use crate::message::payload::tests::{
     has_the_vendors_form, least, map, mapping, messages, refused, with, wrong_fields,
 };
@@ -49,7 +49,7 @@ fn schema_refuses_what_the_worker_refuses_where_it_can() {
 fn date_pattern_accepts_valid_forms_only() {
     let validator = validator();
     let accepts = |text: &str| validator.is_valid(&with(&json!({"completion_date": text})));
-    for text in NO_FORMS {
+    for text in NO_FORMS.into_iter().chain(BLANKS) {
         assert!(!accepts(text), "{text}");
     }
     // The pattern refuses a month, an hour or a second out of range. It does not know how many days a month has.

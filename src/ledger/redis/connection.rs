@@ -133,6 +133,12 @@ pub(super) enum Query {
 }
 
 const UNREACHABLE: &str = "start Redis, or correct host and port in ledger.url";
+const FORBIDDEN: &str = "check what the user in ledger.url may do: docs/delivery.md, \"The ledger\", lists the commands that the \
+                         worker needs";
+/// Redis' words where it sends no code `NOPERM`: for a command inside a script, which has other words before 7.2, and for the
+/// `SELECT` of a new connection.
+const FORBIDDEN_WORDS: [&str; 4] =
+    ["ACL failure", "executing the script can't", "no permissions", "can't run this command"];
 
 /// Errors that say what went wrong and what to do.
 impl ConnectionManager {
@@ -151,13 +157,11 @@ impl ConnectionManager {
         let error = first.as_ref().unwrap_or(error);
         let (code, text) = (error.code().unwrap_or_default(), error.to_string());
         let advice = match (error.kind(), code) {
-            (ErrorKind::AuthenticationFailed, _) | (_, "NOAUTH" | "WRONGPASS" | "NOPERM") => {
-                "check user and password in ledger.url, and what the user may do"
+            (ErrorKind::AuthenticationFailed, _) | (_, "NOAUTH" | "WRONGPASS") => {
+                "check user and password in ledger.url"
             }
-            // The refusal of a command inside a script has no code of its own. Before 7.2 Redis had other words for it.
-            _ if ["ACL failure", "executing the script can't"].iter().any(|said| text.contains(said)) => {
-                "check what the user in ledger.url may do"
-            }
+            (_, "NOPERM") => FORBIDDEN,
+            _ if FORBIDDEN_WORDS.iter().any(|said| text.contains(said)) => FORBIDDEN,
             (_, "OOM") => "give Redis more memory, or lower ledger.max_entries",
             (_, "READONLY" | "MASTERDOWN") => "name the master in ledger.url",
             (_, "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN") => {
@@ -195,4 +199,47 @@ fn address(url: &SecretString) -> String {
         database => database,
     };
     format!("{}://{host}:{port}/{database}", url.scheme())
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::ServerErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn refused_command_leads_to_the_list_of_commands_also_on_a_new_connection() {
+        let url = SharedSecret::from(SecretString::from("redis://127.0.0.1:6379/1"));
+        let manager = ConnectionManager::new(&url).unwrap();
+        for (said, is_permission) in [
+            ("User u has no permissions to run the 'select' command", true),
+            ("this user has no permissions to run the 'select' command or its subcommand", true),
+            ("The user executing the script can't run this command or subcommand", true),
+            ("DB index is out of range", false),
+        ] {
+            let kind = ErrorKind::Server(ServerErrorKind::ResponseError);
+            let error = RedisError::from((kind, "Redis server refused to switch database", said.to_owned()));
+            let explained = manager.explain(&error);
+            assert_eq!(explained.advice() == FORBIDDEN, is_permission, "{explained}");
+        }
+    }
+
+    #[test]
+    fn page_lists_every_command_that_the_ledger_sends() {
+        let page = include_str!("../../../docs/delivery.md");
+        let sources = [
+            (include_str!("../redis.rs"), "cmd(\""),
+            (include_str!("inspect.rs"), "cmd(\""),
+            (include_str!("record.lua"), "call('"),
+            (include_str!("about.lua"), "call('"),
+        ];
+        let line = page.lines().find(|line| line.starts_with("ACL SETUSER ")).unwrap();
+        for (source, before) in sources {
+            for call in source.split(before).skip(1) {
+                let command: String = call.chars().take_while(char::is_ascii_uppercase).collect();
+                let allowed = format!("+{}", command.to_lowercase());
+                assert!(line.split(' ').any(|word| word == allowed), "{command} is not in docs/delivery.md");
+            }
+        }
+    }
 }

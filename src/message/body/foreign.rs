@@ -11,7 +11,7 @@ type MagicNumber = (&'static [u8], &'static str, &'static str);
 
 const AS_DATA: &str = "send the JSON as bytes, in a data section";
 const AS_JSON: &str = "send JSON as UTF-8 text";
-const UNCOMPRESSED: &str = "send it uncompressed, or as gzip with the property content_encoding set to gzip";
+pub(super) const UNCOMPRESSED: &str = "send it uncompressed, or as gzip with the property content_encoding set to gzip";
 
 /// AMQP 1.0 sections begin with a descriptor (part 3, section 3.2): RabbitMQ leaves them in a body that it converts for
 /// AMQP 0-9-1. The others are the magic numbers of their formats.

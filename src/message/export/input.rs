@@ -29,6 +29,15 @@ pub struct Outgoing {
     pub line: usize,
 }
 
+impl Outgoing {
+    /// A digest of body and properties, by which a change of the input is noticed.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let digest = digest(&[format!("{:?}", self.properties).as_bytes(), &self.body]);
+        u64::try_from(digest >> 64).unwrap_or_default()
+    }
+}
+
 /// Where a message gets its id from, if it is not from an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ids {

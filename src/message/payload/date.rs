@@ -9,11 +9,16 @@ use jiff::tz::{Offset, TimeZone};
 pub(crate) const ALLOWED: &str = "YYYY-MM-DD HH:MM:SS or YYYY-MM-DDTHH:MM:SS (the account's wall clock) or the same \
                                   with an offset, such as 2026-07-30T09:00:00-05:00, is allowed";
 
+const BLANK: &str =
+    "has a blank before its offset; write the offset right after the time, as in 2026-07-30T09:00:00-05:00";
+
 /// Why a text is not a date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoDate {
     /// Its form is unknown.
     Form,
+    /// Its form is known but for a blank before the offset.
+    Blank,
     /// The form is known; the calendar, the clock or the offset has no such value.
     Value,
 }
@@ -22,6 +27,7 @@ impl fmt::Display for NoDate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Form => write!(f, "which is not a known form of a date; {ALLOWED}"),
+            Self::Blank => write!(f, "which {BLANK}"),
             Self::Value => f.write_str("a date or time that does not exist; correct the day or the time"),
         }
     }
@@ -32,6 +38,7 @@ impl NoDate {
     pub(crate) fn without_value(self) -> String {
         match self {
             Self::Form => format!("is not a known form of a date; {ALLOWED}"),
+            Self::Blank => BLANK.to_owned(),
             Self::Value => "is a date or time that does not exist; correct the day or the time".to_owned(),
         }
     }
@@ -50,7 +57,11 @@ const SEPARATOR: usize = 10;
 pub(crate) fn read(text: &str, zone: &TimeZone) -> Result<DateTime, NoDate> {
     let (clock, rest) = text.split_at_checked(WALL_CLOCK).ok_or(NoDate::Form)?;
     let numbers = numbers(clock).ok_or(NoDate::Form)?;
-    let offset = offset(without_fraction(rest).ok_or(NoDate::Form)?).ok_or(NoDate::Form)?;
+    let rest = without_fraction(rest).ok_or(NoDate::Form)?;
+    let offset = offset(rest).ok_or_else(|| match rest.strip_prefix(' ').and_then(offset) {
+        Some(Some(_)) => NoDate::Blank,
+        Some(None) | None => NoDate::Form,
+    })?;
     let [year, month, day, hour, minute, second] = numbers;
     let small = |number: i16| i8::try_from(number).map_err(|_| NoDate::Value);
     let (month, day) = (small(month)?, small(day)?);
