@@ -2,7 +2,7 @@
 //! A background task that ends too early also stops the process.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +29,8 @@ pub fn listen(stop: Option<CancellationToken>, exit_code: u8) -> io::Result<()> 
     tokio::spawn(async move {
         let name = signals.next().await;
         let Some(stop) = stop else {
-            eprintln!("error: interrupted");
+            // `eprintln!` panics if standard error is a closed pipe, and the process must end.
+            let _ = writeln!(io::stderr(), "error: interrupted");
             std::process::exit(exit_code.into());
         };
         tracing::info!(signal = name, "stopping; a second signal ends the process at once");

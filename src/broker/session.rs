@@ -36,9 +36,9 @@ const HEALTHY: Duration = Duration::from_secs(30);
 /// The wait after a message that ended the connection. It does not grow, because the messages behind it wait until RabbitMQ
 /// dead-letters that message.
 const WAIT_IF_UNDELIVERABLE: Duration = Duration::from_millis(100);
-/// What an operator does if a message ended the connection because of its headers.
+/// What an operator does if a message's headers may have ended the connection.
 const ADVICE_FOR_LARGE_HEADERS: &str =
-    ". If a message has headers of more than 128 KiB, add ?frame_max= to broker.urls";
+    ". If a message has headers of more than 128 KiB, add ?frame_max=1048576 to broker.urls";
 /// The longest time that fetched messages wait until the queue's owners are compared. RabbitMQ ends a consumer that holds a
 /// message for 30 minutes.
 const OWNERSHIP_TIMEOUT: Duration = Duration::from_secs(600);

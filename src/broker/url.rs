@@ -38,7 +38,7 @@ pub fn authority(url: &BrokerUrl) -> Option<(String, u16)> {
     Some((url.host_str()?.to_owned(), url.port().unwrap_or(usual)))
 }
 
-/// The user that an address logs in as; `guest` where it names none.
+/// The user that an address logs in as: `guest` if it names none, empty if the address cannot be read.
 #[must_use]
 pub fn user(url: &BrokerUrl) -> String {
     let parsed: Result<lapin::uri::AMQPUri, _> = url.secret.expose_secret().parse();

@@ -162,7 +162,7 @@ impl Classified {
 }
 
 /// A proxy answered 407.
-pub(super) const PROXY_LOGIN: &str = "the proxy refuses the user and password, or wants some";
+pub(super) const PROXY_LOGIN: &str = "the proxy needs a user and a password, or refuses the ones in its address";
 
 /// Replaces a token in a text.
 const HIDDEN: &str = "[token]";

@@ -211,28 +211,6 @@ fn knows_most(entries: Vec<LedgerEntry>) -> Option<LedgerEntry> {
     Some(entry)
 }
 
-/// The nodes of RabbitMQ that may still be reachable. After a failure to connect, the next node is tried for the next queue.
-struct UntriedNodes {
-    count: usize,
-    /// The last failure to connect.
-    failure: Option<ScanError>,
-}
-
-impl UntriedNodes {
-    /// Why no further queue is tried: each node has failed, and each further try can take ten seconds.
-    fn failure(&self) -> Option<ScanError> {
-        self.failure.clone().filter(|_| self.count == 0)
-    }
-
-    /// Counts a failure to connect. Other errors concern one queue.
-    fn note(&mut self, error: ScanError) {
-        if error.1 {
-            self.count = self.count.saturating_sub(1);
-            self.failure = Some(error);
-        }
-    }
-}
-
 impl DeadLetters {
     /// Looks up an id or a reference. If one source cannot be asked, the result says so, and the other sources are asked.
     pub async fn look_up(&self, text: &str, stop: &CancellationToken) -> LookedUp {
@@ -263,23 +241,23 @@ impl DeadLetters {
         found
     }
 
-    /// Reads all queues until no node of RabbitMQ can be reached.
+    /// Reads all queues. If RabbitMQ cannot be reached for one, the others are not tried: each try can take ten seconds a node.
     async fn look_on_queues(&self, wanted: &Wanted<'_>, stop: &CancellationToken, found: &mut LookedUp) {
-        let mut nodes = UntriedNodes { count: self.config.broker.urls.len(), failure: None };
+        let mut unreachable: Option<ScanError> = None;
         for source in [Source::Dead, Source::Broker, Source::Discarded] {
-            let looked = match nodes.failure() {
+            let looked = match unreachable.clone() {
                 Some(failure) => Err(failure),
                 None => self.look_on(source, wanted, stop, found).await,
             };
             if let Err(error) = looked {
                 found.cannot_read(self.queues.of(source), &error.0);
-                nodes.note(error);
+                unreachable = Some(error).filter(|error| error.1);
             }
         }
         let topology = Topology::new(&self.config.broker, &self.config.retry.delays);
         let prefix = format!("{}.retry.", self.queues.work);
         for queue in topology.queues.iter().filter(|queue| queue.name.starts_with(&prefix)) {
-            let looked = match nodes.failure() {
+            let looked = match unreachable.clone() {
                 Some(failure) => Err(failure),
                 None => self.look_on_retry(&queue.name, wanted, stop, found).await,
             };
@@ -287,7 +265,7 @@ impl DeadLetters {
                 Ok(read) => found.looked.push(format!("{}: {read}", queue.name)),
                 Err(error) => {
                     found.cannot_read(&queue.name, &error.0);
-                    nodes.note(error);
+                    unreachable = Some(error).filter(|error| error.1);
                 }
             }
         }

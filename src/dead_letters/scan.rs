@@ -168,11 +168,11 @@ impl DeadLetters {
             Stop::Interrupted => "interrupted; nothing was changed".to_owned(),
             Stop::Broker(error) if error.code == Some(BrokerError::NOT_FOUND) => {
                 let missing = self.config.broker.topology.missing_queue(queue);
-                format!("{missing}, or broker.queue names another one")
+                format!("{missing}; or correct broker.queue")
             }
             Stop::Broker(error) if error.is_undeliverable() => format!(
                 "{error}\nNo command gets past that message of {queue}. Remove it in RabbitMQ's management interface (Queues, \
-                 {queue}, Get messages), then go on. If its headers are larger than 128 KiB, add ?frame_max= to broker.urls."
+                 {queue}, Get messages), then go on. If its headers are larger than 128 KiB, add ?frame_max=1048576 to broker.urls."
             ),
             Stop::Broker(error) | Stop::Unreachable(error) => error.with_advice(),
         };

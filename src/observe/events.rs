@@ -338,6 +338,11 @@ impl Telemetry {
         }
     }
 
+    /// Logs a connection that has lasted, if that was put off. Called at an interval.
+    pub fn log_stable_connection(&self) {
+        self.failing.log_stable_connection();
+    }
+
     /// The consuming connection changed.
     pub fn connection(&self, change: &ConnectionChange) {
         match change {

@@ -17,6 +17,9 @@ pub(super) struct FailureLog(Mutex<State>);
 
 struct State {
     connection: Repeated,
+    /// The node, since when, and whether that was logged; none while not connected.
+    connected: Option<(String, Instant, bool)>,
+    /// When the last connection began.
     connected_at: Option<Instant>,
     ledger: Repeated,
     owners: Repeated,
@@ -29,6 +32,7 @@ impl Default for FailureLog {
         let repeated = |what| Repeated::new(what, Clock::system());
         Self(Mutex::new(State {
             connection: repeated("not connected to RabbitMQ, trying again"),
+            connected: None,
             connected_at: None,
             ledger: repeated("the ledger cannot be read or written, trying again; no request is sent until then"),
             owners: repeated(
@@ -44,23 +48,37 @@ impl FailureLog {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Connecting to RabbitMQ failed.
+    /// RabbitMQ cannot be reached, or the connection ended.
     pub(super) fn connection(&self, reason: &str) {
-        self.lock().connection.warn(reason);
+        let mut state = self.lock();
+        // A failure after a stable connection is a new one.
+        if state.connected.take().is_some_and(|(_, since, _)| since.elapsed() >= STABLE) {
+            let _ = state.connection.worked();
+        }
+        state.connection.warn(reason);
     }
 
-    /// Connecting to RabbitMQ succeeded. Nothing is logged, and failures go on counting, if it succeeded a moment ago: a message
-    /// that cannot be delivered ends one connection after the other.
+    /// Connecting to RabbitMQ succeeded. If it also succeeded a moment ago, [`Self::log_stable_connection`] logs it later: a
+    /// message that cannot be delivered ends one connection after the other.
     pub(super) fn connected(&self, node: &str) {
         let mut state = self.lock();
-        let before = state.connected_at.replace(Instant::now());
-        if before.is_some_and(|before| before.elapsed() < STABLE) {
-            return;
+        let now = Instant::now();
+        let is_quick = state.connected_at.replace(now).is_some_and(|before| now.duration_since(before) < STABLE);
+        if !is_quick {
+            log_connected(&mut state.connection, node);
         }
-        let failed = state.connection.worked();
-        drop(state);
-        let (times, since) = failed.map(|failed| (failed.times, rfc3339(failed.since))).unzip();
-        tracing::info!(node, failures = times, since, "connected to RabbitMQ: consuming, or standing by");
+        state.connected = Some((node.to_owned(), now, !is_quick));
+    }
+
+    /// Logs a connection that was made a moment after another one, once it has lasted. Called at an interval.
+    pub(super) fn log_stable_connection(&self) {
+        let state = &mut *self.lock();
+        if let Some((node, since, is_logged @ false)) = &mut state.connected
+            && since.elapsed() >= STABLE
+        {
+            *is_logged = true;
+            log_connected(&mut state.connection, node);
+        }
     }
 
     /// The ledger cannot be used.
@@ -104,4 +122,10 @@ impl FailureLog {
             tracing::info!(queue, failures = failed.times, "copies are published again");
         }
     }
+}
+
+fn log_connected(connection: &mut Repeated, node: &str) {
+    let failed = connection.worked();
+    let (times, since) = failed.map(|failed| (failed.times, rfc3339(failed.since))).unzip();
+    tracing::info!(node, failures = times, since, "connected to RabbitMQ: consuming, or standing by");
 }

@@ -183,14 +183,12 @@ fn sentence(queue: &str, workers: &[QueueWorker], depths: &Result<Depths, Broker
     (true, format!("Working{}.{backlog}{closed}{tokens}{unanswered}", uncounted(depths)))
 }
 
-/// The end of "Working" when the queues could not be counted: workers can work while this program cannot reach RabbitMQ.
+/// The end of "Working" if the queues could not be counted. Workers can work while this program cannot reach RabbitMQ.
 fn uncounted(depths: &Result<Depths, BrokerError>) -> &'static str {
     match depths {
         Ok(_) => "",
-        Err(error) if error.code.is_some() => {
-            ", but RabbitMQ refused what this command asked: the queues could not be counted"
-        }
-        Err(_) => ", but RabbitMQ did not answer this command: the queues could not be counted",
+        Err(error) if error.code.is_some() => ", but the queues could not be counted: RabbitMQ refused it",
+        Err(_) => ", but the queues could not be counted: RabbitMQ did not answer",
     }
 }
 

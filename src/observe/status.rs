@@ -209,6 +209,7 @@ impl Status {
 
     /// Stores the queue counts and measures the rates; called every few seconds.
     pub fn measure(&self, depths: Option<Depths>) {
+        self.telemetry.log_stable_connection();
         let counts = self.telemetry.counts();
         let settled = |name: &str| counts.settled.get(name).copied().unwrap_or(0);
         let failed: u64 = counts.dead_lettered.values().sum();

@@ -160,7 +160,7 @@ async fn proxy_that_requires_a_login_counts_as_not_sent() {
         for (server, variable) in [("http://crm.invalid", "HTTP_PROXY"), ("https://crm.invalid", "HTTPS_PROXY")] {
             let asked = ask(&[("WTW_CRM_SERVER", server), (variable, &address)]).await;
             assert_eq!(asked.outcome.as_str(), "unavailable", "{}", asked.reason);
-            let said = "the proxy refuses the user and password, or wants some";
+            let said = "the proxy needs a user and a password, or refuses the ones in its address";
             assert!(asked.reason.contains(said), "{}", asked.reason);
         }
     };

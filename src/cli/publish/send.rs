@@ -116,7 +116,7 @@ impl SendResult {
         let reason = match &error {
             PublishError::Unconfirmed(_) => return drop(self.unknown.insert(place, error.to_string())),
             PublishError::Returned(_) => {
-                format!("{}, or broker.queue names another one", topology.missing_queue(queue))
+                format!("{}; or correct broker.queue", topology.missing_queue(queue))
             }
             PublishError::Unconnected(_) => {
                 format!("{error}. For details run \"wolkvox-task-worker check --no-crm\"")

@@ -164,7 +164,7 @@ async fn missing_queue_is_created_by_its_owner_when_the_topology_is_only_verifie
     for (topology, said) in [
         (
             DECLARE,
-            "there is no queue q; \"wolkvox-task-worker run\" or \"topology --apply\" creates it, or broker.queue",
+            "there is no queue q; \"wolkvox-task-worker run\" or \"topology --apply\" creates it; or correct broker.queue",
         ),
         (
             TopologyMode::Verify,

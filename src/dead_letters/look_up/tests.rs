@@ -121,16 +121,6 @@ async fn look_up_tries_no_further_queue_after_its_only_node_failed() {
     assert!(found.looked[0].contains(&dead_letters.queues.discarded), "{}", found.looked[0]);
 }
 
-#[test]
-fn nodes_are_tried_until_each_has_failed() {
-    let mut nodes = UntriedNodes { count: 2, failure: None };
-    nodes.note(ScanError("access refused".to_owned(), false));
-    nodes.note(ScanError("node a: connection refused".to_owned(), true));
-    assert!(nodes.failure().is_none(), "the other node may answer");
-    nodes.note(ScanError("node b: connection refused".to_owned(), true));
-    assert_eq!(nodes.failure().map(|failure| failure.0).as_deref(), Some("node b: connection refused"));
-}
-
 #[tokio::test]
 async fn retry_queue_of_a_silent_broker_does_not_delay_the_end() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

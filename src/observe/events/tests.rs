@@ -1,6 +1,7 @@
 //! Tests of the log lines of messages, and of the recently settled messages that the status page shows.
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::time::advance;
 
 use super::*;
 use crate::crm::classify::{HttpResult, classify};
@@ -73,4 +74,28 @@ fn oversized_message_is_logged_with_the_size_as_its_reason() {
     let lines = captured.take();
     assert_eq!(lines[0]["message"], "rejected; RabbitMQ dead-letters it");
     assert_eq!(lines[0]["reason"], "the body has 300000 bytes; at most 262144 are allowed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn quick_reconnection_is_logged_only_once_it_has_lasted() {
+    let (telemetry, captured) = (Telemetry::new("/", "q", Timestamp::UNIX_EPOCH), Captured::start());
+    let connected = ConnectionChange::Connected { node: "a".to_owned(), others: 0 };
+    let lost = ConnectionChange::Lost("frame too large".to_owned());
+    telemetry.connection(&connected);
+    for _ in 0..20 {
+        advance(Duration::from_millis(100)).await;
+        telemetry.connection(&lost);
+        telemetry.connection(&connected);
+        telemetry.log_stable_connection();
+    }
+    let messages = |lines: Vec<Value>| -> Vec<String> {
+        lines.iter().map(|line| line["message"].as_str().unwrap_or_default()[..12].to_owned()).collect()
+    };
+    assert_eq!(messages(captured.take()), ["connected to", "not connecte"]);
+    advance(Duration::from_secs(5)).await;
+    telemetry.log_stable_connection();
+    telemetry.log_stable_connection();
+    assert_eq!(messages(captured.take()), ["connected to"]);
+    telemetry.connection(&lost);
+    assert_eq!(messages(captured.take()), ["not connecte"], "a failure after a stable connection is a new one");
 }

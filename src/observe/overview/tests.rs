@@ -89,8 +89,8 @@ fn overview_sentence_says_whether_the_worker_works() {
 #[test]
 fn sentence_says_when_rabbitmq_did_not_answer_the_command() {
     for (code, sentence) in [
-        (None, "Working, but RabbitMQ did not answer this command: the queues could not be counted."),
-        (Some(403), "Working, but RabbitMQ refused what this command asked: the queues could not be counted."),
+        (None, "Working, but the queues could not be counted: RabbitMQ did not answer."),
+        (Some(403), "Working, but the queues could not be counted: RabbitMQ refused it."),
     ] {
         let down = Err(BrokerError { message: "cannot connect to RabbitMQ".to_owned(), code });
         let overview = Overview::new("q", &["q.dead"], vec![answer(Ok(page("active")))], down);

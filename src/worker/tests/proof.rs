@@ -211,6 +211,25 @@ async fn dead_letter_says_possibly_created_if_the_ledger_lost_its_entries_after_
 }
 
 #[tokio::test(start_paused = true)]
+async fn dead_letter_waits_for_a_ledger_that_cannot_be_read() {
+    let test = TestWorker::new(&[("WTW_TASK_MAX_AGE", "1m")]).await;
+    let waiting = close_and_lose(&test, false).await;
+    test.ledger.refuses_about.store(true, Ordering::SeqCst);
+    let working = async {
+        waiting.await;
+        test.worker.gate.ledger_worked();
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(test.copies(), [], "the ledger fails");
+        test.ledger.refuses_about.store(false, Ordering::SeqCst);
+        test.worker.gate.ledger_worked();
+    };
+    let message = redelivered("b");
+    let properties = message.properties.clone().with_timestamp(1);
+    tokio::join!(test.handle(Message { properties, ..message }), working);
+    assert_eq!(test.copies(), [dead_letter("expired", 0, false)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn message_in_doubt_is_still_in_doubt_after_it_was_held() {
     let test = TestWorker::new(&[STRICT]).await;
     other_claims(&test.ledger, "a", now()).await;

@@ -117,6 +117,13 @@ impl Ledger for FakeLedger {
         self.inner.check()
     }
 
+    fn reload_about(&self) -> BoxFuture<'_, Result<LedgerMetadata, LedgerError>> {
+        if self.refuses_about.load(Ordering::SeqCst) {
+            return ready(Err(LedgerError::new("fake", "it fails", "wait"))).boxed();
+        }
+        self.inner.reload_about()
+    }
+
     fn set_about(&self, seen: LedgerMetadata, about: LedgerMetadata) -> BoxFuture<'_, Result<bool, LedgerError>> {
         if self.refuses_about.load(Ordering::SeqCst) {
             return ready(Err(LedgerError::new("fake", "it fails", "wait"))).boxed();
