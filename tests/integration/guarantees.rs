@@ -302,7 +302,7 @@ async fn changed_delays_leave_no_message_behind() {
     let new = [("WTW_RETRY_DELAYS", "none"), ("WTW_RETRY_IMMEDIATE_ATTEMPTS", "4"), ("WTW_GATE_FAILURES", "100")];
     let worker = rig.worker(&new).await;
     worker.reaches(&settled("created"), 1.0).await;
-    assert_eq!(worker.settled()[0]["attempts"], 4);
+    assert_eq!(worker.settled_line(0).await["attempts"], 4);
     // A message without attempts left is dead-lettered.
     rig.crm.faults(json!([{ "action": "status:503" }])).await;
     let fewer = [("WTW_RETRY_DELAYS", "none"), ("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1"), ("WTW_GATE_FAILURES", "100")];

@@ -26,6 +26,7 @@ async fn task_message_becomes_a_crm_task() {
     });
     assert_eq!(rig.crm.tasks().await, [expected]);
     worker.reaches("wtw_settled_messages_total{outcome=\"created\",kind=\"\"}", 1.0).await;
+    worker.settled_line(0).await;
     let settled = worker.settled();
     assert_eq!(settled.len(), 1, "one line for each settled message");
     let line = &settled[0];

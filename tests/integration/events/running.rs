@@ -155,7 +155,7 @@ async fn retry_replay_and_shovel_keep_exchange_routing_key_and_message_id() {
     rig.crm.created(1).await;
     assert_eq!(rig.crm.names().await, [name.as_str()]);
     worker.reaches(&settled("created"), 1.0).await;
-    let line = &worker.settled()[1];
+    let line = &worker.settled_line(1).await;
     assert_eq!(
         (&line["message_id"], &line["outcome"], &line["rule"]),
         (&json!("ticket-1"), &json!("created"), &json!("closed"))
@@ -299,7 +299,7 @@ async fn dead_letter_is_shown_with_its_rule_and_replayed_by_the_fixed_rule() {
     assert!(!replayed.stderr.contains("fail again unless"), "{}", replayed.stderr);
     rig.crm.created(1).await;
     assert_eq!(rig.crm.names().await, [name]);
-    assert_eq!(worker.settled()[0]["message_id"], "ticket-7", "by the id of the event");
+    assert_eq!(worker.settled_line(0).await["message_id"], "ticket-7", "by the id of the event");
     publish(&rig, &exchange, "ticket.closed.web", &event).await;
     worker.reaches(&settled("already_created"), 1.0).await;
 }

@@ -279,7 +279,12 @@ impl Worker {
         eventually(&format!("it says {part}"), said).await;
     }
 
-    /// The log lines of settled messages, by message id.
+    /// Waits for a log line of a settled message, counted from 0.
+    pub(crate) async fn settled_line(&self, number: usize) -> Value {
+        eventually("the log line", || async { self.settled().into_iter().nth(number) }).await
+    }
+
+    /// The log lines of settled messages so far. The log is written in the background.
     pub(crate) fn settled(&self) -> Vec<Value> {
         let lines = self.process.lines();
         let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
