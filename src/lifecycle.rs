@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::io::{self, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::observe::logs;
+use crate::sync::lock;
 
 /// Cancels `stop` on the first signal and ends the process with `exit_code` on the second. Without `stop`, the first one ends it.
 ///
@@ -106,7 +107,7 @@ impl Services {
                 let reason =
                     format!("the background task \"{name}\" {how}; the worker stops, so that it is started again");
                 tracing::error!(reason, "stopping");
-                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+                lock(&failure).get_or_insert(reason);
                 stop.cancel();
             }
         });
@@ -126,6 +127,6 @@ impl Services {
         self.tracker.close();
         // A task that does not end in time ends with the process.
         let _ = timeout(within, self.tracker.wait()).await;
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+        lock(&self.failure).take().map_or(Ok(()), Err)
     }
 }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use lapin::tcp::{AsyncTcpStream, OwnedIdentity, OwnedTLSConfig};
@@ -16,6 +16,7 @@ use crate::broker::ShortString;
 use crate::broker::url::{authority, with_defaults};
 use crate::config::{self, BrokerUrl};
 use crate::observe::traces;
+use crate::sync::lock;
 use crate::{net, tls};
 
 /// The longest wait for one answer of RabbitMQ.
@@ -28,6 +29,10 @@ const MAX_FAILED_ADDRESSES: usize = 16;
 /// What an operator does when RabbitMQ cannot be reached.
 pub const ADVICE: &str =
     "Is RabbitMQ running, and is broker.urls right? For details run \"wolkvox-task-worker check --no-crm\".";
+
+/// What an operator does if the headers of a message may have ended the connection.
+pub(crate) const LARGE_HEADERS_ADVICE: &str =
+    "If a message has headers of more than 128 KiB, add ?frame_max=1048576 to broker.urls";
 
 /// Why an operation on the broker failed.
 #[derive(Clone, Debug)]
@@ -170,19 +175,18 @@ impl Connector {
     /// As [`Self::connect`], and also returns the node for [`Self::mark_failed`]: a node that is cut off from the others
     /// accepts connections and does nothing else.
     pub(super) async fn connect_to_any(&self, purpose: &str) -> Result<(Connection, Node), BrokerError> {
-        let nodes = self.urls.lock().unwrap_or_else(PoisonError::into_inner).len();
-        let mut failed = match self.connect_in_turn(purpose).await {
-            Err(failed) if nodes > 1 => failed,
-            first => return first,
-        };
-        for _ in 1..nodes {
-            let BrokerError { message, code } = match self.connect_in_turn(purpose).await {
-                Err(failed) => failed,
-                connected => return connected,
-            };
-            failed = BrokerError { message: format!("{}; {message}", failed.message), code: failed.code.or(code) };
+        let nodes = lock(&self.urls).len().max(1);
+        let (mut failures, mut code) = (Vec::new(), None);
+        for _ in 0..nodes {
+            match self.connect_in_turn(purpose).await {
+                Ok(connected) => return Ok(connected),
+                Err(failed) => {
+                    code = code.or(failed.code);
+                    failures.push(failed.message);
+                }
+            }
         }
-        Err(failed)
+        Err(BrokerError { message: failures.join("; "), code })
     }
 
     /// Connects to the current node. If that fails, the next node becomes the current one.
@@ -205,7 +209,7 @@ impl Connector {
         let next = node.turn.wrapping_add(1);
         let _ = self.turn.compare_exchange(node.turn, next, Ordering::Relaxed, Ordering::Relaxed);
         if let Some(address) = node.address {
-            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut failed = lock(&self.failed);
             failed.retain(|other| *other != address);
             failed.push(address);
             let surplus = failed.len().saturating_sub(MAX_FAILED_ADDRESSES);
@@ -219,13 +223,13 @@ impl Connector {
     }
 
     fn url(&self, turn: usize) -> Option<BrokerUrl> {
-        let urls = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
+        let urls = lock(&self.urls);
         urls.get(turn.checked_rem(urls.len())?).cloned()
     }
 
     /// Replaces the addresses for the next connections. Open connections stay.
     pub fn replace_urls(&self, urls: Vec<BrokerUrl>) {
-        *self.urls.lock().unwrap_or_else(PoisonError::into_inner) = urls;
+        *lock(&self.urls) = urls;
     }
 
     /// Connects to one node.
@@ -249,7 +253,7 @@ impl Connector {
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         // The parser's error may quote the address with its password.
         let uri = with_defaults(url).parse().map_err(|_| fail("the address cannot be read".to_owned()))?;
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let failed = lock(&self.failed).clone();
         let open = async move |uri: AMQPUri, runtime| {
             let connect = async |address| Ok((AsyncTcpStream::connect(&runtime, address).await?, address));
             let connected = net::connect(&host, port, &failed, connect).await;

@@ -5,7 +5,7 @@
 //! two open publishes an unroutable message can look confirmed.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
@@ -17,13 +17,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::connect::{ANSWER_TIMEOUT, BrokerError, Connector, Node, bounded, close, described, open_channel};
 use crate::broker::topology::{self, Topology, short};
+use crate::broker::url::FRAME_BYTES;
 use crate::broker::{Properties, Publish, PublishError};
 use crate::config::TopologyMode;
+use crate::sync::lock;
 
 /// The most open publishes, each on its own channel.
 const MAX_CHANNELS: usize = 16;
-/// The frame size that RabbitMQ negotiates by default.
-const DEFAULT_FRAME_MAX: usize = 131_072;
 /// AMQP's delivery mode of persistent messages.
 const PERSISTENT: u8 = 2;
 
@@ -75,7 +75,7 @@ impl Publisher {
             purpose,
             link: tokio::sync::Mutex::new(None),
             permits: Semaphore::new(MAX_CHANNELS),
-            frame_max: AtomicUsize::new(DEFAULT_FRAME_MAX),
+            frame_max: AtomicUsize::new(FRAME_BYTES),
             tasks,
             topology: None,
             on_blocked: Arc::new(|_| {}),
@@ -126,7 +126,7 @@ impl Publisher {
         let confirmed = confirm(&link, &channel, name, body, properties).await;
         std::mem::forget(abandoned);
         if matches!(confirmed, Ok(()) | Err(PublishError::Refused | PublishError::Returned(_))) {
-            link.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
+            lock(&link.idle).push(channel);
         } else if let Some(reason) = link.blocked() {
             // The client sends its buffer when RabbitMQ unblocks. Dropping the connection drops the buffer.
             self.forget(&link).await;
@@ -153,9 +153,9 @@ impl Publisher {
         let connected = self.connector.connect_to_any(self.purpose).await;
         let (connection, node) = connected.map_err(|error| PublishError::Unconnected(error.message))?;
         let connection = Arc::new(connection);
-        let frame_max = usize::try_from(connection.configuration().frame_max()).unwrap_or(DEFAULT_FRAME_MAX);
+        let frame_max = usize::try_from(connection.configuration().frame_max()).unwrap_or(FRAME_BYTES);
         // In AMQP 0-9-1 zero means that no limit was agreed.
-        self.frame_max.store(if frame_max == 0 { DEFAULT_FRAME_MAX } else { frame_max }, Ordering::Relaxed);
+        self.frame_max.store(if frame_max == 0 { FRAME_BYTES } else { frame_max }, Ordering::Relaxed);
         let blocked = Arc::default();
         (self.on_blocked)(None);
         let watching = watch(connection.events_listener(), Arc::clone(&blocked), Arc::clone(&self.on_blocked));
@@ -214,11 +214,11 @@ impl Drop for AbandonOnDrop<'_> {
 
 impl PublisherConnection {
     fn blocked(&self) -> Option<String> {
-        self.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.blocked).clone()
     }
 
     async fn channel(&self) -> Result<Channel, BrokerError> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = lock(&self.idle).pop();
         if let Some(channel) = idle.filter(|channel| channel.status().connected()) {
             return Ok(channel);
         }
@@ -280,7 +280,7 @@ async fn watch(
 ) {
     let set = |reason: Option<String>| {
         on_blocked(reason.as_deref());
-        *blocked.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        *lock(&blocked) = reason;
     };
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::connection::{ConnectionState, ConsumeContext, wait_settled};
 use crate::broker::acker::{nack_requeue, receive};
-use crate::broker::connect::{BrokerError, Connector, close, described};
+use crate::broker::connect::{BrokerError, Connector, LARGE_HEADERS_ADVICE, close, described};
 use crate::broker::inspect::can_reject;
 use crate::broker::owner::{OwnerError, take_ownership};
 use crate::broker::publish_gate::PublishGate;
@@ -36,9 +36,6 @@ const HEALTHY: Duration = Duration::from_secs(30);
 /// The wait after a message that ended the connection. It does not grow, because the messages behind it wait until RabbitMQ
 /// dead-letters that message.
 const WAIT_IF_UNDELIVERABLE: Duration = Duration::from_millis(100);
-/// What an operator does if a message's headers may have ended the connection.
-const ADVICE_FOR_LARGE_HEADERS: &str =
-    ". If a message has headers of more than 128 KiB, add ?frame_max=1048576 to broker.urls";
 /// The longest time that fetched messages wait until the queue's owners are compared. RabbitMQ ends a consumer that holds a
 /// message for 30 minutes.
 const OWNERSHIP_TIMEOUT: Duration = Duration::from_secs(600);
@@ -124,8 +121,11 @@ impl Session {
                 Err(TopologyError::Differs(text)) => return Err(text),
                 Err(TopologyError::Broker(error)) => error,
             };
-            let advice = if error.is_undeliverable() { ADVICE_FOR_LARGE_HEADERS } else { "" };
-            (self.on_change)(ConnectionChange::Lost(format!("{}{advice}", error.message)));
+            let reason = match error.is_undeliverable() {
+                true => format!("{error}. {LARGE_HEADERS_ADVICE}"),
+                false => error.message.clone(),
+            };
+            (self.on_change)(ConnectionChange::Lost(reason));
             let (lasted, unsettled) = (began.elapsed(), state.unsettled.len());
             let ended = EndedConnection { error: &error, lasted, delivered: state.delivered, unsettled };
             let was_on = serial.is_on();

@@ -6,10 +6,10 @@ use url::Url;
 use crate::config::BrokerUrl;
 
 /// Seconds between heartbeats; a dead peer is noticed after twice as long.
-const HEARTBEAT_SECONDS: &str = "8";
+const HEARTBEAT_SECONDS: usize = 8;
 /// The largest frame, in bytes: RabbitMQ's default. lapin has two buffers of 32 frames. If it knows their size before it connects,
 /// they use no memory until they are needed.
-const FRAME_BYTES: &str = "131072";
+pub(super) const FRAME_BYTES: usize = 131_072;
 
 /// The address with a heartbeat and a frame size, unless it names its own.
 pub(super) fn with_defaults(url: &BrokerUrl) -> String {
@@ -17,7 +17,7 @@ pub(super) fn with_defaults(url: &BrokerUrl) -> String {
     let Ok(mut address) = Url::parse(secret) else { return secret.to_owned() };
     for (name, default) in [("heartbeat", HEARTBEAT_SECONDS), ("frame_max", FRAME_BYTES)] {
         if !address.query_pairs().any(|(key, _)| key == name) {
-            address.query_pairs_mut().append_pair(name, default);
+            address.query_pairs_mut().append_pair(name, &default.to_string());
         }
     }
     address.into()

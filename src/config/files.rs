@@ -6,10 +6,12 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+
+use crate::sync::lock;
 
 /// The largest file that holds a secret, in bytes (64 KiB).
 pub(crate) const MAX_SECRET_BYTES: u64 = 64 << 10;
@@ -97,7 +99,7 @@ fn within_limit<T: Send + 'static>(
 }
 
 fn reading() -> MutexGuard<'static, BTreeSet<PathBuf>> {
-    READING.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&READING)
 }
 
 /// The end of an error about a file that did not answer within [`READ_TIMEOUT`].

@@ -22,6 +22,7 @@ use crate::dead_letters::plan::ExclusionReason;
 use crate::dead_letters::run::{Edited, MessageAction, MessageResult, Run, RunResult};
 use crate::dead_letters::scan::SCAN_HOLD;
 use crate::observe::ledger_page::LedgerResult;
+use crate::sync::lock;
 
 /// The parameter that names one message in place of a filter.
 pub(crate) const PRINT: &str = "print";
@@ -116,13 +117,13 @@ impl App {
 
     /// Whether an action was cancelled and has not ended yet.
     pub(crate) fn is_ending(&self, id: &str) -> bool {
-        let stops = self.running.stops.lock().unwrap_or_else(PoisonError::into_inner);
+        let stops = lock(&self.running.stops);
         stops.get(id).is_some_and(CancellationToken::is_cancelled)
     }
 
     /// Stops an action. Returns whether it was running.
     pub(crate) fn cancel(&self, id: &str) -> bool {
-        let stops = self.running.stops.lock().unwrap_or_else(PoisonError::into_inner);
+        let stops = lock(&self.running.stops);
         let stop = stops.get(id).filter(|stop| !stop.is_cancelled());
         if let Some(stop) = stop {
             stop.cancel();
@@ -132,12 +133,12 @@ impl App {
 
     fn carry_out(self: &Arc<Self>, action: Action) {
         let (app, stop) = (Arc::clone(self), self.stop.child_token());
-        self.running.stops.lock().unwrap_or_else(PoisonError::into_inner).insert(action.id.clone(), stop.clone());
+        lock(&self.running.stops).insert(action.id.clone(), stop.clone());
         self.tasks.spawn(async move {
             if let Err(why) = app.run(&action, &stop).await {
                 tracing::error!(action = action.id, why, "the progress of an action could not be read or saved in console.state; check its disk and permissions");
             }
-            app.running.stops.lock().unwrap_or_else(PoisonError::into_inner).remove(&action.id);
+            lock(&app.running.stops).remove(&action.id);
         });
     }
 
@@ -165,7 +166,7 @@ impl App {
                 MessageResult::Skipped(why) => ("skipped", Some(*why)),
             };
             if let Err(why) = self.store.mark(&action.id, print, state, why) {
-                *kept.lock().unwrap_or_else(PoisonError::into_inner) = Err(why);
+                *lock(&kept) = Err(why);
             }
         };
         let ended = run.run(&on_handled).await;
@@ -239,7 +240,7 @@ impl App {
 impl Running {
     /// The first message to ask the ledger about; none while the last question is too young.
     fn follow_from(&self, id: &str) -> Option<u128> {
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followed = lock(&self.followed);
         followed.retain(|_, last| last.at.elapsed() < FOLLOW_MEMORY);
         let last = followed.entry(id.to_owned());
         let last = match last {
@@ -254,7 +255,7 @@ impl Running {
     /// The next question is about the messages after these, or starts again after the last ones.
     fn follow_after(&self, id: &str, asked: &[Item]) {
         let last = asked.last().filter(|_| asked.len() >= MAX_FOLLOWED_IDS as usize);
-        if let Some(followed) = self.followed.lock().unwrap_or_else(PoisonError::into_inner).get_mut(id) {
+        if let Some(followed) = lock(&self.followed).get_mut(id) {
             followed.next = last.map_or(0, |last| last.print.saturating_add(1));
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use argon2::password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString};
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Console, files};
 use crate::observe::ledger_page::hex;
+use crate::sync::lock;
 
 /// The longest password that is checked, in bytes.
 const MAX_PASSWORD_BYTES: usize = 1_024;
@@ -101,7 +102,7 @@ impl Auth {
 
     /// How long an address must wait before it may try again.
     pub(crate) fn wait(&self, address: IpAddr) -> Option<Duration> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = lock(&self.failures);
         let (count, at) = failures.get(&network(address))?;
         delay(*count).checked_sub(at.elapsed()).filter(|left| !left.is_zero())
     }
@@ -134,7 +135,7 @@ impl Auth {
                 }
             });
         }
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = lock(&self.failures);
         if right.is_some() {
             failures.remove(&address);
         } else {

@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 use super::store::Store;
+use crate::sync::lock;
 
 /// The check-off list of a console that may run in another process.
 pub(crate) struct CheckMarks(Option<Mutex<Connection>>);
@@ -51,7 +52,7 @@ impl CheckMarks {
 
     fn read<T: Default>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, String> {
         let Some(db) = &self.0 else { return Ok(T::default()) };
-        let db = db.lock().unwrap_or_else(PoisonError::into_inner);
+        let db = lock(db);
         read(&db).map_err(|error| format!("console.state cannot be read: {error}"))
     }
 }

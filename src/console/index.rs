@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,6 +23,7 @@ use crate::ledger::Digest;
 use crate::message::dead_letter::{DeadLetter, published_to};
 use crate::message::export;
 use crate::message::retry_state::{EDITED, PastAttempt, RetryState, string};
+use crate::sync::lock;
 
 /// A page starts another reading when the last one is older.
 const MAX_AGE: Duration = Duration::from_secs(60);
@@ -232,10 +233,6 @@ impl Index {
         entries.shrink_to_fit();
         Ok(Snapshot { entries, at: self.dead_letters.clock.now(), began: Instant::now(), scanned, details })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn keep(details: &Connection, mut found: FetchedMessage, print: u128) -> rusqlite::Result<()> {

@@ -3,10 +3,12 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::sync::lock;
 
 /// The tables.
 const SCHEMA: &str = "
@@ -117,7 +119,7 @@ impl Store {
     /// Runs a query on a thread that may block.
     pub(super) fn with<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, String> {
         tokio::task::block_in_place(|| {
-            let mut db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut db = lock(&self.0);
             work(&mut db).map_err(|error| format!("console.state cannot be used: {error}"))
         })
     }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -24,7 +24,7 @@ use super::{DeadLetters, Source};
 use crate::broker::publisher::Publisher;
 use crate::broker::queue_scan::{QueueScan, WINDOW};
 use crate::broker::{Acker, Delivery, Properties, Publish as _, PublishError};
-use crate::duration;
+use crate::{duration, sync::lock};
 
 /// The most messages that are handled at the same time.
 const MAX_CONCURRENT: usize = 16;
@@ -284,7 +284,7 @@ fn settle<'a>(
             MessageResult::Done | MessageResult::AckLost | MessageResult::Skipped(_) => acted,
         };
         if matches!(acted, MessageResult::Skipped(_)) {
-            skipped.lock().unwrap_or_else(PoisonError::into_inner).insert(print);
+            lock(skipped).insert(print);
         }
         on_handled(print, &acted);
         Ok(acted)
@@ -323,7 +323,7 @@ impl FilteredScan<'_> {
                 return Some(Err(why));
             }
             let print = found.fingerprint();
-            let is_skipped = || self.skipped.lock().unwrap_or_else(PoisonError::into_inner).contains(&print);
+            let is_skipped = || lock(self.skipped).contains(&print);
             if !self.run.chosen.contains(&print) || is_skipped() {
                 continue;
             }

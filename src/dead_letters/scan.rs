@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fetched::FetchedMessage;
 use super::{DeadLetters, Source};
-use crate::broker::connect::BrokerError;
+use crate::broker::connect::{BrokerError, LARGE_HEADERS_ADVICE};
 use crate::broker::inspect::Inspection;
 use crate::broker::queue_scan::{QueueScan, WINDOW};
 use crate::broker::topology::{Queue, Topology};
@@ -172,7 +172,7 @@ impl DeadLetters {
             }
             Stop::Broker(error) if error.is_undeliverable() => format!(
                 "{error}\nNo command gets past that message of {queue}. Remove it in RabbitMQ's management interface (Queues, \
-                 {queue}, Get messages), then go on. If its headers are larger than 128 KiB, add ?frame_max=1048576 to broker.urls."
+                 {queue}, Get messages), then go on. {LARGE_HEADERS_ADVICE}."
             ),
             Stop::Broker(error) | Stop::Unreachable(error) => error.with_advice(),
         };

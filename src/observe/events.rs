@@ -6,7 +6,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -29,6 +29,8 @@ use crate::observe::failing::FailureLog;
 pub use crate::observe::metrics::Counts;
 use crate::observe::metrics::Metrics;
 use crate::observe::watched_files::WatchedFiles;
+
+use crate::sync::lock;
 
 /// A settled delivery.
 #[derive(Clone, Copy, Debug)]
@@ -150,13 +152,13 @@ impl Telemetry {
     }
 
     fn lock_last(&self) -> MutexGuard<'_, LastOccurrences> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.last)
     }
 
     /// The last settled messages, the newest first.
     #[must_use]
     pub fn recent(&self) -> Vec<RecentMessage> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        lock(&self.recent).iter().cloned().collect()
     }
 
     fn remember(&self, settled: &SettledDelivery<'_>) {
@@ -184,7 +186,7 @@ impl Telemetry {
             attempts: settled.attempts,
             duration_ms: millis(settled.duration),
         };
-        let mut kept = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.recent);
         kept.push_front(recent);
         kept.truncate(MAX_RECENT);
     }

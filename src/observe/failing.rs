@@ -1,13 +1,14 @@
 //! Logs a failure of RabbitMQ, the ledger or a copy once when it begins, and then once a minute, see [`Repeated`].
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::clock::{Clock, rfc3339};
 use crate::observe::logs::Repeated;
+use crate::sync::lock;
 
 /// The shortest time between two connections that are both logged.
 const STABLE: Duration = Duration::from_secs(5);
@@ -45,7 +46,7 @@ impl Default for FailureLog {
 
 impl FailureLog {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// RabbitMQ cannot be reached, or the connection ended.

@@ -3,7 +3,7 @@
 mod page;
 mod trend;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -26,6 +26,7 @@ use crate::message::reference::Reference;
 use crate::observe::events::Telemetry;
 use crate::observe::forecast::{CountsAt, Forecast, Quota, Rate, Rates, forecast};
 use crate::observe::ledger_page::{LedgerEntry, LedgerPage};
+use crate::sync::lock;
 
 /// The most calls of `/ledger` that are answered in a second.
 const MAX_LEDGER_CALLS_PER_SECOND: u32 = 10;
@@ -96,11 +97,11 @@ struct Measured {
 }
 
 fn held(reason: &Mutex<Option<String>>) -> Option<String> {
-    reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    lock(reason).clone()
 }
 
 fn hold(place: &Mutex<Option<String>>, reason: Option<String>) {
-    *place.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    *lock(place) = reason;
 }
 
 impl Status {
@@ -166,14 +167,14 @@ impl Status {
     pub async fn beat(self: Arc<Self>) {
         loop {
             tokio::time::sleep(HEARTBEAT_INTERVAL).await;
-            *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            *lock(&self.alive) = Instant::now();
         }
     }
 
     /// Whether the runtime made progress recently.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.alive.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < STALL_TIMEOUT
+        lock(&self.alive).elapsed() < STALL_TIMEOUT
     }
 
     /// The ledger is not open for this reason, or is open.
@@ -227,7 +228,7 @@ impl Status {
     #[must_use]
     pub fn may_ask_ledger(&self) -> bool {
         let second = self.started.elapsed().as_secs();
-        let mut calls = self.ledger_calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut calls = lock(&self.ledger_calls);
         *calls = if calls.0 == second { (second, calls.1.saturating_add(1)) } else { (second, 1) };
         calls.1 <= MAX_LEDGER_CALLS_PER_SECOND
     }
@@ -350,7 +351,7 @@ impl Status {
     }
 
     fn measured(&self) -> std::sync::MutexGuard<'_, Measured> {
-        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.measured)
     }
 
     fn zone(&self) -> TimeZone {

@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use opentelemetry::propagation::TextMapPropagator as _;
@@ -29,6 +29,7 @@ use crate::broker::Message;
 use crate::config::Sources;
 use crate::message::disposition::Disposition;
 use crate::message::retry_state::string;
+use crate::sync::lock;
 
 /// Time limit for sending the last spans when the worker stops.
 pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -43,7 +44,7 @@ static BROKER: Mutex<Option<(String, u16)>> = Mutex::new(None);
 
 /// The node that this process connected to last. Messages come from it and go to it.
 pub fn connected(node: Option<(String, u16)>) {
-    *BROKER.lock().unwrap_or_else(PoisonError::into_inner) = node;
+    *lock(&BROKER) = node;
 }
 
 /// Starts to send traces if the environment names a collector. A wrong setting is logged; it does not stop the worker.
@@ -285,7 +286,7 @@ fn messaging(name: &'static str, kind: &'static str, destination: &str, routing_
     if !routing_key.is_empty() {
         attributes.push(KeyValue::new("messaging.rabbitmq.destination.routing_key", routing_key.to_owned()));
     }
-    if let Some((host, port)) = BROKER.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+    if let Some((host, port)) = lock(&BROKER).clone() {
         attributes.push(KeyValue::new("server.address", host));
         attributes.push(KeyValue::new("server.port", i64::from(port)));
     }

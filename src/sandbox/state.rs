@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
@@ -18,6 +18,7 @@ use super::client::Client;
 use super::faults::{Fault, Faults, Rule};
 use super::limits::{Holder, Limits, TokenUsage};
 use super::options::Options;
+use crate::sync::lock;
 
 /// Bytes of remembered tasks, beyond which an insert is answered 507: about half a million of a usual size.
 const MAX_REMEMBERED: usize = 256 * 1024 * 1024;
@@ -226,7 +227,7 @@ impl State {
 
     /// Takes the lock, also after a panic. The memory is consistent then, because each change is a single step.
     fn lock(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.memory)
     }
 }
 

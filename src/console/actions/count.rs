@@ -1,7 +1,7 @@
 //! Counts the messages of an action before somebody confirms it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -20,6 +20,7 @@ use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::list_entry::ListEntry;
 use crate::dead_letters::plan::{ActionPlan, Candidate, ReplayOptions};
 use crate::ledger::Digest;
+use crate::sync::lock;
 
 /// How long the page that starts an action waits for its count.
 const COUNT_WAIT: Duration = Duration::from_secs(2);
@@ -28,7 +29,7 @@ const MAX_COUNTS: usize = 20;
 
 impl Running {
     fn lock_counts(&self) -> MutexGuard<'_, HashMap<String, Counting>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.counts)
     }
 
     fn begin_count(&self, id: &str) -> Result<(), String> {

@@ -1,13 +1,14 @@
 //! Counts what each rule has done, for metrics and `/status`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 
 use super::Mapped;
 use crate::message::failure::{Failure, Kind};
 use crate::message::rules::{Reason, Trace};
+use crate::sync::lock;
 
 /// What one rule has done since the process started. A message counts each time it is mapped, also on a retry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +56,7 @@ impl Inner {
 impl Counts {
     /// Sets the current rules. Counts of earlier ones are kept, up to the largest number of rules.
     pub(super) fn track<'a>(&self, names: impl Iterator<Item = &'a Arc<str>>) {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = lock(&self.0);
         inner.order = names.cloned().collect();
         if inner.by_name.len() > crate::config::MAX_RULES {
             let Inner { order, by_name, .. } = &mut *inner;
@@ -65,7 +66,7 @@ impl Counts {
 
     pub(super) fn add(&self, trace: &Trace, result: &Result<Mapped, Failure>, now: Timestamp) {
         let missing = |(_, reason): &&(Arc<str>, Reason)| matches!(reason, Reason::Missing(_));
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = lock(&self.0);
         for (rule, _) in trace.passed.iter().filter(missing) {
             inner.of(rule).condition_errors += 1;
         }
@@ -86,11 +87,11 @@ impl Counts {
     }
 
     pub(super) fn unmatched(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).unmatched
+        lock(&self.0).unmatched
     }
 
     pub(super) fn read(&self) -> Vec<RuleCounts> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = lock(&self.0);
         let order = inner.order.clone();
         order.iter().map(|rule| inner.of(rule).clone()).collect()
     }

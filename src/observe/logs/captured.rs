@@ -1,7 +1,7 @@
 //! Captures what a test logs on its thread.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use serde_json::Value;
 use tracing::Dispatch;
@@ -10,6 +10,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::JsonLines;
 use crate::clock::Clock;
+use crate::sync::lock;
 
 /// A second subscriber, so that tracing asks each thread whether a line is wanted. With one subscriber, it asks only the first
 /// thread that reaches a log statement; if that is another test's, the line is lost.
@@ -26,7 +27,7 @@ struct Written(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Written {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        lock(&self.0).write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -47,7 +48,7 @@ impl Captured {
 
     /// The lines so far; the next call returns only newer ones.
     pub(crate) fn take(&self) -> Vec<Value> {
-        let written = std::mem::take(&mut *self.written.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let written = std::mem::take(&mut *lock(&self.written.0));
         let lines = written.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
     }
