@@ -81,10 +81,10 @@ impl HttpCrm {
     }
 
     async fn send(&self, method: Method, url: &Url, body: Option<Bytes>, token: &SecretString) -> HttpResult {
-        let Ok(mut token) = HeaderValue::from_str(token.expose_secret()) else {
-            return HttpResult::NotSent("crm.tokens: a token has a character that no HTTP header may carry".to_owned());
+        let token = match token_header(token) {
+            Ok(token) => token,
+            Err(why) => return HttpResult::NotSent(why),
         };
-        token.set_sensitive(true);
         let span = Span::request(method.as_str(), url);
         // The configuration refuses an address with a user or a password.
         let mut request = Request::new(method, url.clone());
@@ -118,6 +118,14 @@ impl Crm for HttpCrm {
     fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, HttpResult> {
         Box::pin(self.send(Method::GET, &self.token_information, None, token))
     }
+}
+
+/// A token as the value of its header.
+fn token_header(token: &SecretString) -> Result<HeaderValue, String> {
+    let mut value = HeaderValue::from_str(token.expose_secret())
+        .map_err(|_| "crm.tokens: a token has a character that no HTTP header may carry")?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn client(config: &config::Crm, server: &Url) -> Result<reqwest::Client, String> {

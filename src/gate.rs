@@ -137,9 +137,9 @@ impl TokenSlot {
         (self.is_probe || state.block_reason().is_none()) && state.tokens.is_usable(&self.taken, Instant::now())
     }
 
-    /// Counts a request. Returns whether the CRM must be asked before it how much of the token's quota is used.
-    pub fn is_quota_check_due(&self) -> bool {
-        lock(&self.gate.state).tokens.is_quota_check_due(&self.taken, Instant::now())
+    /// Counts a request. Returns whether the worker must first ask the CRM how much of the token's quota is used.
+    pub fn count_request(&self) -> bool {
+        lock(&self.gate.state).tokens.count_request(&self.taken, Instant::now())
     }
 
     /// Records what the CRM said about the quota: calls a day, calls left, and the time until the reset, if it said that.

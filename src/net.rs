@@ -60,6 +60,20 @@ pub(crate) async fn connect<T, F: Future<Output = io::Result<T>>>(
     }
 }
 
+/// Opens a TCP connection and closes it again. Returns the address that it reached, and the others of its host, for people.
+///
+/// # Errors
+/// The host, and what is wrong at each address.
+pub(crate) async fn reach(host: &str, port: u16) -> Result<String, Unreachable> {
+    let open = async |address| TcpStream::connect(address).await.map(|_| address);
+    let (reached, mut others) = connect(host, port, &[], open).await?;
+    others.retain(|address| *address != reached);
+    Ok(match others.is_empty() {
+        true => shown(&[reached]),
+        false => format!("{}; also known as {}", shown(&[reached]), shown(&others)),
+    })
+}
+
 /// The addresses of a host, in the system's order of preference.
 async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let host = host.trim_matches(['[', ']']);
@@ -107,18 +121,6 @@ pub(crate) fn words(error: &str) -> String {
     match error.split_once(" (os error ") {
         Some((said, number)) => format!("{said}{}", number.split_once(')').map_or("", |(_, rest)| rest)),
         None => error.to_owned(),
-    }
-}
-
-/// The address that a connection leads to, and the others of its host, for people.
-pub(crate) fn reached(stream: &TcpStream, addresses: Vec<SocketAddr>) -> String {
-    let peer = stream.peer_addr().ok();
-    let (reached, others): (Vec<SocketAddr>, Vec<SocketAddr>) =
-        addresses.into_iter().partition(|address| peer == Some(*address));
-    let reached = if reached.is_empty() { "an address".to_owned() } else { shown(&reached) };
-    match others.is_empty() {
-        true => reached,
-        false => format!("{reached}; also known as {}", shown(&others)),
     }
 }
 

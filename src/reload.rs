@@ -66,51 +66,39 @@ impl Watched {
     }
 }
 
-/// Reports each change of a file, with the result of `replace`: the warnings, or why the file is not used.
-async fn follow(
+/// Reads the file after each change, gives the value to `replace`, and reports the warnings, or why the file is not used.
+async fn follow<T>(
     key: FileKey,
     file: WatchedFile,
     reports: Arc<WatchedFiles>,
-    replace: impl Fn(&Path, &str) -> Result<Vec<Problem>, Problems>,
+    read: impl Fn(&Path, &str) -> Result<config::WithWarnings<T>, Problems>,
+    replace: impl Fn(T),
 ) {
     let mut watched = Watched::new(key, file, reports);
     loop {
         let text = watched.text().await;
-        watched.report(&replace(watched.file.path(), &text));
+        let used = read(watched.file.path(), &text).map(|(value, warnings)| {
+            replace(value);
+            warnings
+        });
+        watched.report(&used);
     }
 }
 
 /// Uses new tokens when their file changes.
 pub(crate) async fn tokens(file: WatchedFile, gate: Arc<Gate>, reports: Arc<WatchedFiles>) {
-    let replace = |path: &Path, text: &str| {
-        config::read_tokens(path, text).map(|(tokens, warnings)| {
-            gate.replace_tokens(tokens);
-            warnings
-        })
-    };
-    follow(FileKey::CrmTokens, file, reports, replace).await;
+    follow(FileKey::CrmTokens, file, reports, config::read_tokens, |tokens| gate.replace_tokens(tokens)).await;
 }
 
 /// Uses new RabbitMQ addresses when their file changes. An open connection stays.
 pub(crate) async fn broker_urls(file: WatchedFile, connector: Arc<Connector>, reports: Arc<WatchedFiles>) {
-    let replace = |path: &Path, text: &str| {
-        config::read_urls(path, text).map(|(urls, warnings)| {
-            connector.replace_urls(urls);
-            warnings
-        })
-    };
-    follow(FileKey::BrokerUrls, file, reports, replace).await;
+    follow(FileKey::BrokerUrls, file, reports, config::read_urls, |urls| connector.replace_urls(urls)).await;
 }
 
 /// Uses the ledger's new login when its file changes. An open connection stays.
 pub(crate) async fn ledger_url(file: WatchedFile, url: SharedSecret, reports: Arc<WatchedFiles>) {
-    let replace = |path: &Path, text: &str| {
-        config::read_ledger_url(path, text, &url.get()).map(|(new, warnings)| {
-            url.replace(new);
-            warnings
-        })
-    };
-    follow(FileKey::LedgerUrl, file, reports, replace).await;
+    let read = |path: &Path, text: &str| config::read_ledger_url(path, text, &url.get());
+    follow(FileKey::LedgerUrl, file, reports, read, |new| url.replace(new)).await;
 }
 
 /// Uses new rules when their file changes, if they compile and their examples pass.
@@ -164,8 +152,8 @@ mod tests {
         std::fs::write(&path, "one,,#two").unwrap();
         pause();
         let captured = Captured::start();
-        let replace = |path: &Path, text: &str| config::read_tokens(path, text).map(|(_, warnings)| warnings);
-        let following = follow(FileKey::CrmTokens, config.crm.tokens_file.unwrap(), Arc::default(), replace);
+        let following =
+            follow(FileKey::CrmTokens, config.crm.tokens_file.unwrap(), Arc::default(), config::read_tokens, drop);
         assert!(timeout(Duration::from_secs(30), following).await.is_err());
         std::fs::remove_file(path).unwrap();
         let lines = captured.take();

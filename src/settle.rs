@@ -54,13 +54,9 @@ impl Settler {
         acker: &dyn Acker,
         disposition: &Disposition,
     ) -> Settlement {
-        let Some(queue) = self.copy_queue(disposition) else {
-            return match disposition {
-                Disposition::Ack | Disposition::AlreadyCreated | Disposition::Skip(_) => Settlement::Ack,
-                Disposition::Requeue | Disposition::Retry(_) | Disposition::Hold | Disposition::DeadLetter(_) => {
-                    Settlement::Requeue
-                }
-            };
+        let queue = match self.copy_queue(disposition) {
+            Ok(queue) => queue,
+            Err(settlement) => return settlement,
         };
         let is_id_open = matches!(disposition, Disposition::DeadLetter(failure) if failure.leaves_id_open())
             && self.mapper.has_rules();
@@ -74,13 +70,14 @@ impl Settler {
         self.publish(acker, &queue, &message.body, properties).await
     }
 
-    /// The queue for the copy that a disposition asks for, if it asks for one.
-    pub fn copy_queue(&self, disposition: &Disposition) -> Option<String> {
+    /// The queue for the copy that a disposition asks for; the settlement if it asks for none.
+    pub fn copy_queue(&self, disposition: &Disposition) -> Result<String, Settlement> {
         match disposition {
-            Disposition::Retry(delay) => Some(retry_queue(&self.queue, *delay)),
-            Disposition::Hold => Some(hold_queue(&self.queue)),
-            Disposition::DeadLetter(_) => Some(self.dead_letter_queue.clone()),
-            Disposition::Ack | Disposition::AlreadyCreated | Disposition::Skip(_) | Disposition::Requeue => None,
+            Disposition::Retry(delay) => Ok(retry_queue(&self.queue, *delay)),
+            Disposition::Hold => Ok(hold_queue(&self.queue)),
+            Disposition::DeadLetter(_) => Ok(self.dead_letter_queue.clone()),
+            Disposition::Ack | Disposition::AlreadyCreated | Disposition::Skip(_) => Err(Settlement::Ack),
+            Disposition::Requeue => Err(Settlement::Requeue),
         }
     }
 

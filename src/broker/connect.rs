@@ -178,7 +178,7 @@ impl Connector {
         let nodes = lock(&self.urls).len().max(1);
         let (mut failures, mut code) = (Vec::new(), None);
         for _ in 0..nodes {
-            match self.connect_in_turn(purpose).await {
+            match self.connect_to_current(purpose).await {
                 Ok(connected) => return Ok(connected),
                 Err(failed) => {
                     code = code.or(failed.code);
@@ -190,7 +190,7 @@ impl Connector {
     }
 
     /// Connects to the current node. If that fails, the next node becomes the current one.
-    pub(super) async fn connect_in_turn(&self, purpose: &str) -> Result<(Connection, Node), BrokerError> {
+    pub(super) async fn connect_to_current(&self, purpose: &str) -> Result<(Connection, Node), BrokerError> {
         let turn = self.turn.load(Ordering::Relaxed);
         let empty = || BrokerError { message: "broker.urls is empty".to_owned(), code: None };
         let url = self.url(turn).ok_or_else(empty)?;
@@ -232,11 +232,6 @@ impl Connector {
         *lock(&self.urls) = urls;
     }
 
-    /// Connects to one node.
-    pub(crate) async fn connect_to(&self, url: &BrokerUrl, purpose: &str) -> Result<Connection, BrokerError> {
-        self.open(url, purpose, Arc::default()).await
-    }
-
     /// Connects to one node, and sets `reached` to the IP address that accepted the connection.
     async fn open(
         &self,
@@ -258,7 +253,7 @@ impl Connector {
             let connect = async |address| Ok((AsyncTcpStream::connect(&runtime, address).await?, address));
             let connected = net::connect(&host, port, &failed, connect).await;
             let ((stream, address), _) = connected.map_err(|failed| io::Error::other(failed.into_words()))?;
-            // It is set once: this runs once for each connection.
+            // Setting it cannot fail: the client calls this once for each connection.
             let _ = reached.set(address);
             match uri.scheme {
                 AMQPScheme::AMQP => Ok(stream),

@@ -60,14 +60,13 @@ impl Inspection {
     /// # Errors
     /// The node, and what failed.
     pub async fn connect(broker: &config::Broker, url: &BrokerUrl) -> Result<Self, BrokerError> {
-        let connection = Connector::new(broker.clone()).connect_to(url, "check").await?;
-        Ok(Self { connection })
+        Self::through(&Connector::new(config::Broker { urls: vec![url.clone()], ..broker.clone() })).await
     }
 
-    /// Connects to the current node of a connector.
+    /// Connects as [`Connector::connect`] does.
     ///
     /// # Errors
-    /// The node, and what failed.
+    /// Each node, and what failed.
     pub async fn through(connector: &Connector) -> Result<Self, BrokerError> {
         Ok(Self { connection: connector.connect("check").await? })
     }

@@ -196,7 +196,7 @@ impl Session {
 
     /// Connects and subscribes. If either fails, the next node is used.
     async fn open(&self, serial: &SerialMode) -> Result<(Connection, Subscription), TopologyError> {
-        let connected = self.connector.connect_in_turn("consumer").await;
+        let connected = self.connector.connect_to_current("consumer").await;
         let (connection, node) = connected.map_err(TopologyError::Broker)?;
         match self.subscribe(&connection, serial).await {
             Ok((subscription, others)) => {

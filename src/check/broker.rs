@@ -1,6 +1,5 @@
 //! Checks RabbitMQ: every address, and on the first one that accepts the login also permissions, queues and the frame size.
 
-use tokio::net::TcpStream;
 use url::Host;
 
 use super::{Findings, Severity};
@@ -62,11 +61,8 @@ pub(super) async fn check(config: &Config) -> BrokerFindings {
 async fn check_address(broker: &config::Broker, url: &BrokerUrl, findings: &mut Findings) -> Option<Inspection> {
     let place = &url.shown;
     let (host, port) = authority(url)?;
-    match net::connect(&host, port, &[], TcpStream::connect).await {
-        Ok((stream, addresses)) => {
-            let reached = net::reached(&stream, addresses);
-            findings.ok("broker.connect", format!("{host}:{port} is reached at {reached}"));
-        }
+    match net::reach(&host, port).await {
+        Ok(reached) => findings.ok("broker.connect", format!("{host}:{port} is reached at {reached}")),
         Err(Unreachable::Name(said)) => {
             findings.problem("broker.dns", said, "check the host in broker.urls, and this machine's DNS");
             return None;

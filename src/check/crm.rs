@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 
 use secrecy::ExposeSecret as _;
-use tokio::net::TcpStream;
 use url::Url;
 
 use super::Findings;
@@ -76,9 +75,8 @@ fn exchanger(config: &config::Crm) -> Result<(Exchanger, Call), String> {
 }
 
 /// Connects to the CRM without a proxy.
-async fn connect(server: &Url) -> Result<(TcpStream, Vec<SocketAddr>), Unreachable> {
-    let host = server.host_str().unwrap_or_default();
-    net::connect(host, server.port_or_known_default().unwrap_or(443), &[], TcpStream::connect).await
+async fn connect(server: &Url) -> Result<String, Unreachable> {
+    net::reach(server.host_str().unwrap_or_default(), server.port_or_known_default().unwrap_or(443)).await
 }
 
 /// The address that a request used, as the rest of a sentence. Behind a proxy there is none: the proxy resolves the name.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -34,14 +34,14 @@ struct BeingRead(PathBuf);
 impl BeingRead {
     /// None while another thread reads the file.
     fn begin(path: &Path) -> Option<Self> {
-        let is_free = reading().insert(path.to_owned());
+        let is_free = lock(&READING).insert(path.to_owned());
         is_free.then(|| Self(path.to_owned()))
     }
 }
 
 impl Drop for BeingRead {
     fn drop(&mut self) {
-        reading().remove(&self.0);
+        lock(&READING).remove(&self.0);
     }
 }
 
@@ -96,10 +96,6 @@ fn within_limit<T: Send + 'static>(
         }
     }
     Err(hangs())
-}
-
-fn reading() -> MutexGuard<'static, BTreeSet<PathBuf>> {
-    lock(&READING)
 }
 
 /// The end of an error about a file that did not answer within [`READ_TIMEOUT`].

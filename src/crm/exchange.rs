@@ -5,14 +5,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyper_util::client::legacy::connect::HttpInfo;
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, Request};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use tokio::time::Instant;
 use url::Url;
 
 use super::classify::HttpResult;
-use super::{APPLICATION_JSON, INSERT_PATH, TOKEN_INFORMATION_PATH, WOLKVOX_TOKEN, client, failed, peer, read};
+use super::{
+    APPLICATION_JSON, INSERT_PATH, TOKEN_INFORMATION_PATH, WOLKVOX_TOKEN, client, failed, peer, read, token_header,
+};
 use crate::config;
 
 /// Path of the search by one field.
@@ -121,9 +123,7 @@ impl Exchanger {
     /// # Errors
     /// It cannot be written as an HTTP request, so nothing was sent.
     pub async fn send(&self, call: &Call, token: &SecretString) -> Result<HttpExchange, String> {
-        let mut token = HeaderValue::from_str(token.expose_secret())
-            .map_err(|_| "crm.tokens: a token has a character that no HTTP header may carry")?;
-        token.set_sensitive(true);
+        let token = token_header(token)?;
         let method = if call.method() == "GET" { Method::GET } else { Method::POST };
         let mut request = Request::new(method, call.url(&self.server)?);
         *request.body_mut() = call.body().map(|body| body.to_owned().into());

@@ -257,8 +257,8 @@ impl Tokens {
         }
     }
 
-    /// Counts a request. Returns whether the CRM must be asked about the quota before it.
-    pub(super) fn is_quota_check_due(&mut self, taken: &TakenSlot, now: Instant) -> bool {
+    /// Counts a request. Returns whether the worker must first ask the CRM how much of the token's quota is used.
+    pub(super) fn count_request(&mut self, taken: &TakenSlot, now: Instant) -> bool {
         let Some(token) = self.find(&taken.secret) else { return false };
         token.requests_since_asked = token.requests_since_asked.saturating_add(1);
         let is_due = token.requests_since_asked > QUOTA_CHECK_REQUESTS

@@ -10,7 +10,7 @@ use crate::clock::{Clock, rfc3339};
 use crate::observe::logs::Repeated;
 use crate::sync::lock;
 
-/// The shortest time between two connections that are both logged.
+/// A connection that lasts this long is stable. One that follows another one sooner is logged only when it is stable.
 const STABLE: Duration = Duration::from_secs(5);
 
 /// The failures that repeat until RabbitMQ, the ledger or a queue works again.
@@ -18,14 +18,19 @@ pub(super) struct FailureLog(Mutex<State>);
 
 struct State {
     connection: Repeated,
-    /// The node, since when, and whether that was logged; none while not connected.
-    connected: Option<(String, Instant, bool)>,
-    /// When the last connection began.
-    connected_at: Option<Instant>,
+    /// The connection that was made last.
+    last_connection: Option<LastConnection>,
     ledger: Repeated,
     owners: Repeated,
     /// One for each queue.
     copies: HashMap<String, Repeated>,
+}
+
+struct LastConnection {
+    node: String,
+    since: Instant,
+    is_logged: bool,
+    has_ended: bool,
 }
 
 impl Default for FailureLog {
@@ -33,8 +38,7 @@ impl Default for FailureLog {
         let repeated = |what| Repeated::new(what, Clock::system());
         Self(Mutex::new(State {
             connection: repeated("not connected to RabbitMQ, trying again"),
-            connected: None,
-            connected_at: None,
+            last_connection: None,
             ledger: repeated("the ledger cannot be read or written, trying again; no request is sent until then"),
             owners: repeated(
                 "the owner of the queue cannot be compared, trying again; no message is processed meanwhile",
@@ -51,9 +55,12 @@ impl FailureLog {
 
     /// RabbitMQ cannot be reached, or the connection ended.
     pub(super) fn connection(&self, reason: &str) {
-        let mut state = self.lock();
+        let state = &mut *self.lock();
         // A failure after a stable connection is a new one.
-        if state.connected.take().is_some_and(|(_, since, _)| since.elapsed() >= STABLE) {
+        if let Some(last) = &mut state.last_connection
+            && !std::mem::replace(&mut last.has_ended, true)
+            && last.since.elapsed() >= STABLE
+        {
             let _ = state.connection.worked();
         }
         state.connection.warn(reason);
@@ -62,23 +69,25 @@ impl FailureLog {
     /// Connecting to RabbitMQ succeeded. If it also succeeded a moment ago, [`Self::log_stable_connection`] logs it later: a
     /// message that cannot be delivered ends one connection after the other.
     pub(super) fn connected(&self, node: &str) {
-        let mut state = self.lock();
-        let now = Instant::now();
-        let is_quick = state.connected_at.replace(now).is_some_and(|before| now.duration_since(before) < STABLE);
+        let state = &mut *self.lock();
+        let is_quick = state.last_connection.as_ref().is_some_and(|last| last.since.elapsed() < STABLE);
         if !is_quick {
             log_connected(&mut state.connection, node);
         }
-        state.connected = Some((node.to_owned(), now, !is_quick));
+        let (node, since) = (node.to_owned(), Instant::now());
+        state.last_connection = Some(LastConnection { node, since, is_logged: !is_quick, has_ended: false });
     }
 
     /// Logs a connection that was made a moment after another one, once it has lasted. Called at an interval.
     pub(super) fn log_stable_connection(&self) {
         let state = &mut *self.lock();
-        if let Some((node, since, is_logged @ false)) = &mut state.connected
-            && since.elapsed() >= STABLE
+        if let Some(last) = &mut state.last_connection
+            && !last.is_logged
+            && !last.has_ended
+            && last.since.elapsed() >= STABLE
         {
-            *is_logged = true;
-            log_connected(&mut state.connection, node);
+            last.is_logged = true;
+            log_connected(&mut state.connection, &last.node);
         }
     }
 

@@ -84,7 +84,7 @@ impl Worker {
 
     /// Asks how much of the token's quota is used, if that is due. The message is sent whatever the answer is.
     pub(super) async fn ask_counter(&self, d: &DeliveryContext<'_>, slot: &TokenSlot) -> Result<(), Abort> {
-        if slot.is_probe() || !slot.is_quota_check_due() {
+        if slot.is_probe() || !slot.count_request() {
             return Ok(());
         }
         d.wait(d.deadline, self.ask_quota(slot)).await.map(drop)

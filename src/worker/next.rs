@@ -81,10 +81,11 @@ impl Worker {
         }
     }
 
-    /// Whether only RabbitMQ's flag says that another worker may have sent the message; none if the ledger cannot be read.
+    /// Whether only RabbitMQ's flag `redelivered` says that another worker may have sent the message; none if the ledger cannot be
+    /// read.
     ///
-    /// That is so if the message was not decided, or if the ledger has lost its entries since then. A copy has no such flag, so
-    /// the message must not be held, and its dead letter must say it.
+    /// This is true if the worker has not decided yet, or if the ledger has lost entries since the decision. A copy does not have
+    /// the flag. So the message must not be held, and its dead letter must be marked as possibly created.
     pub(super) async fn is_decision_outdated(&self, d: &DeliveryContext<'_>) -> Option<bool> {
         if !d.message.was_delivered_before() || d.attempts_made > 0 {
             return Some(false);

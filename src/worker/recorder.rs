@@ -69,21 +69,24 @@ impl Recorder {
         }
     }
 
-    /// The ledger's epoch, with one retry as for a change. None if the ledger fails.
+    /// The ledger's epoch; none if the ledger fails.
     pub(super) async fn epoch(&self) -> Option<u32> {
-        let first = self.ledger.reload_about().await;
-        let about = if first.is_err() { self.ledger.reload_about().await } else { first };
-        about.inspect_err(|error| self.report_failure(error)).ok().map(|about| about.epoch)
+        self.with_retry(|| self.ledger.reload_about()).await.ok().map(|about| about.epoch)
     }
 
-    /// Changes an entry, with one retry: a single failure may only be a broken connection, and a repeated change counts once.
+    /// Changes an entry. A repeated change counts once.
     pub(super) async fn change(&self, key: &Key, change: &Change) -> Result<Changed, LedgerError> {
-        let first = self.try_change(key, change).await;
-        let changed = if first.is_err() { self.try_change(key, change).await } else { first };
-        if let Err(error) = &changed {
-            self.report_failure(error);
-        }
-        changed
+        self.with_retry(|| self.try_change(key, change)).await
+    }
+
+    /// Tries once more after a failure, because a single failure may only be a broken connection. Reports the second failure.
+    async fn with_retry<T, F: Future<Output = Result<T, LedgerError>>>(
+        &self,
+        ask: impl Fn() -> F,
+    ) -> Result<T, LedgerError> {
+        let first = ask().await;
+        let answer = if first.is_err() { ask().await } else { first };
+        answer.inspect_err(|error| self.report_failure(error))
     }
 
     async fn try_change(&self, key: &Key, change: &Change) -> Result<Changed, LedgerError> {

@@ -70,7 +70,7 @@ impl Worker {
         gone: bool,
     ) {
         let (id, state) = (report.id(message), &report.state);
-        let copied_to = self.settler.copy_queue(disposition).filter(|_| *settlement == Settlement::Ack);
+        let copied_to = self.settler.copy_queue(disposition).ok().filter(|_| *settlement == Settlement::Ack);
         self.telemetry.settled(&SettledDelivery {
             message_id: id,
             has_id: report.has_id,

@@ -117,10 +117,10 @@ async fn token_is_asked_about_after_some_requests_and_then_once_an_hour() {
     let mut tokens = tokens(&["a", "b"]);
     let now = Instant::now();
     let (first, second) = (tokens.take(now).unwrap(), tokens.take(now).unwrap());
-    let mut asked = |times: u32, at: Instant| (0..times).filter(|_| tokens.is_quota_check_due(&first, at)).count();
+    let mut asked = |times: u32, at: Instant| (0..times).filter(|_| tokens.count_request(&first, at)).count();
     assert_eq!(asked(QUOTA_CHECK_REQUESTS, now), 0, "a token that is hardly used costs nothing");
     assert_eq!(asked(1, now), 1);
     assert_eq!(asked(QUOTA_CHECK_REQUESTS * 10, now + QUOTA_CHECK_INTERVAL / 2), 0);
     assert_eq!(asked(QUOTA_CHECK_REQUESTS * 10, now + QUOTA_CHECK_INTERVAL), 1);
-    assert!(!tokens.is_quota_check_due(&second, now + QUOTA_CHECK_INTERVAL), "each token has its own count");
+    assert!(!tokens.count_request(&second, now + QUOTA_CHECK_INTERVAL), "each token has its own count");
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, RedisResult};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
 
@@ -71,10 +70,8 @@ impl ConnectionManager {
     pub(super) async fn reach(&self) -> Result<String, LedgerError> {
         let url = Url::parse(&self.address).map_err(|_| self.unreadable_address())?;
         let (host, port) = (url.host_str().unwrap_or_default(), url.port().unwrap_or(PORT));
-        match net::connect(host, port, &[], TcpStream::connect).await {
-            Ok((stream, addresses)) => Ok(net::reached(&stream, addresses)),
-            Err(unreachable) => Err(self.error(unreachable.into_words(), UNREACHABLE)),
-        }
+        let reached = net::reach(host, port).await;
+        reached.map_err(|unreachable| self.error(unreachable.into_words(), UNREACHABLE))
     }
 
     /// Sends a query on this connection. After an error it is not known whether Redis carried it out.
