@@ -223,6 +223,11 @@ fn load_or_report(sources: &Sources, required: &[&str]) -> Result<Loaded, Proble
     })
 }
 
+/// JSON for a terminal or a pipe. Hidden characters are escaped, so that they cannot change the terminal.
+fn json(what: &(impl serde::Serialize + ?Sized)) -> Result<String, Error> {
+    Ok(visible::json(&serde_json::to_string_pretty(what).map_err(Error::failed)?))
+}
+
 /// Prints a result and a line end. A reader that closed its end is not an error.
 fn print(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();

@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::check::{self, Finding, Scope, Severity};
-use crate::cli::{Error, FAILED, load_or_report, print};
+use crate::cli::{Error, FAILED, json, load_or_report, print};
 use crate::config::Sources;
-use crate::visible;
 
 pub(super) const EXAMPLES: &str = "Examples:
   wolkvox-task-worker check --config worker.toml
@@ -61,10 +60,6 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
     Ok(if bad { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
 }
 
-fn json(findings: &[Finding]) -> Result<String, Error> {
-    Ok(visible::json(&serde_json::to_string_pretty(findings).map_err(Error::failed)?))
-}
-
 /// The findings, the problems last: a terminal shows the end of a long text.
 fn text(findings: &[Finding]) -> String {
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
@@ -110,7 +105,7 @@ mod tests {
     fn json_keeps_hidden_characters_of_a_value_escaped() {
         let value = "the queue a\u{202e}b\u{200b}";
         let printed = json(&[finding("broker.queue", Severity::Ok, value)]).unwrap();
-        assert!(!printed.chars().any(|c| visible::is_hidden(c) && c != '\n'), "{printed:?}");
+        assert!(!printed.chars().any(|c| crate::visible::is_hidden(c) && c != '\n'), "{printed:?}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&printed).unwrap()[0]["message"], value);
     }
 }

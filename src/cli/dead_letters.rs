@@ -122,9 +122,8 @@ impl CommandContext {
             reason: agreed.reason.clone(),
             ..Record::default()
         }
-        .begun(agreed.message_action);
-        // If the stream cannot be written, the record of the action's end says so.
-        let _ = self.dead_letters.record(record.clone()).await;
+        .of_action(agreed.message_action);
+        self.dead_letters.audit_begun(&record).await;
         let bar = progress(count, agreed.message_action.as_str());
         let run = Run {
             dead_letters: &self.dead_letters,
@@ -165,7 +164,7 @@ fn read_exit(scanned: &Scanned, filter: &Filter, matched: u64) -> Result<ExitCod
 }
 
 fn failed(error: ScanError) -> Error {
-    Error::failed(error.0)
+    Error::failed(error.why)
 }
 
 /// Prints a line of the result. Fails when it cannot be written, because the next step relies on it.
@@ -177,11 +176,6 @@ fn put(line: &str) -> Result<(), Error> {
             "cannot write to standard output: {error}. Is the disk full, or did the reading program end?"
         ))
     })
-}
-
-/// JSON for a terminal or a pipe. Control characters are escaped, so that they cannot change the terminal.
-fn json(what: &impl serde::Serialize) -> Result<String, Error> {
-    Ok(visible::json(&serde_json::to_string_pretty(what).map_err(Error::failed)?))
 }
 
 /// Text for one cell of a table.

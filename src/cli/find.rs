@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Error, FAILED, load, print};
+use crate::cli::{Error, FAILED, json, load, print};
 use crate::config::Sources;
 use crate::dead_letters::DeadLetters;
 use crate::dead_letters::look_up::LookedUp;
@@ -35,7 +35,7 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
     let config = load(sources, &[])?;
     let found = DeadLetters::new(Arc::new(config)).look_up(&args.id, stop).await;
     if args.json {
-        print(&visible::json(&serde_json::to_string_pretty(&found).map_err(Error::failed)?))?;
+        print(&json(&found)?)?;
     } else {
         print(&text(&found))?;
     }

@@ -83,7 +83,7 @@ fn json(overview: &Overview) -> Result<String, Error> {
         queues: overview.depths.as_deref().ok(),
         workers: workers.collect(),
     };
-    Ok(visible::json(&serde_json::to_string_pretty(&printed).map_err(Error::failed)?))
+    super::json(&printed)
 }
 
 fn text(overview: &Overview, config: &Config, now: Timestamp) -> String {

@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use crate::broker::connect::Connector;
 use crate::broker::topology::{Topology, TopologyError, apply_once};
 use crate::broker::url::vhost;
-use crate::cli::{Error, load, print};
+use crate::cli::{Error, json, load, print};
 use crate::config::Sources;
-use crate::visible;
 
 pub(super) const EXAMPLES: &str = "Examples:
   wolkvox-task-worker topology > definitions.json
@@ -40,6 +39,6 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     }
     let vhost = config.broker.urls.first().map_or_else(|| "/".to_owned(), vhost);
     let definitions = topology.definitions(&vhost);
-    print(&visible::json(&serde_json::to_string_pretty(&definitions).map_err(Error::failed)?))?;
+    print(&json(&definitions)?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,6 @@ mod count;
 
 pub(crate) use self::count::{Counting, start_count};
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,12 +27,12 @@ use crate::sync::lock;
 pub(crate) const PRINT: &str = "print";
 /// The most messages of one action.
 pub(crate) const MAX_MESSAGES: usize = 200_000;
-/// How many ids the ledger is asked about each time that somebody opens an action's page. The next time it is asked about
-/// those that follow, so that messages without a result do not hide the others.
+/// How many ids the ledger is asked about each time somebody opens an action's page. The next question starts after them, so that
+/// messages without a result do not hide the others.
 const MAX_FOLLOWED_IDS: u32 = 1_000;
 /// Shortest interval between two of these questions.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(3);
-/// How long the place of the last question is remembered.
+/// How long the start of the next question is remembered.
 const FOLLOW_MEMORY: Duration = Duration::from_secs(3_600);
 
 /// The actions that run now.
@@ -204,7 +203,7 @@ impl App {
             count: counts.values().sum(),
             done: of(&["sent", "created", "failed_again"]),
             skipped: of(&["skipped"]),
-            ..record.begun(message_action).ended(ended)
+            ..record.of_action(message_action).ended(ended)
         };
         self.dead_letters.audit(record).await;
         Ok(())
@@ -238,21 +237,20 @@ impl App {
 }
 
 impl Running {
-    /// The first message to ask the ledger about; none while the last question is too young.
+    /// The first message to ask the ledger about; none if the last question was less than [`FOLLOW_INTERVAL`] ago.
     fn follow_from(&self, id: &str) -> Option<u128> {
         let mut followed = lock(&self.followed);
         followed.retain(|_, last| last.at.elapsed() < FOLLOW_MEMORY);
-        let last = followed.entry(id.to_owned());
-        let last = match last {
-            Entry::Occupied(last) if last.get().at.elapsed() < FOLLOW_INTERVAL => return None,
-            Entry::Occupied(last) => last.into_mut(),
-            Entry::Vacant(first) => first.insert(Followed { at: Instant::now(), next: 0 }),
+        let next = match followed.get(id) {
+            Some(last) if last.at.elapsed() < FOLLOW_INTERVAL => return None,
+            Some(last) => last.next,
+            None => 0,
         };
-        last.at = Instant::now();
-        Some(last.next)
+        followed.insert(id.to_owned(), Followed { at: Instant::now(), next });
+        Some(next)
     }
 
-    /// The next question is about the messages after these, or starts again after the last ones.
+    /// Stores where the next question begins: after these messages, or at the first message if these were the last.
     fn follow_after(&self, id: &str, asked: &[Item]) {
         let last = asked.last().filter(|_| asked.len() >= MAX_FOLLOWED_IDS as usize);
         if let Some(followed) = lock(&self.followed).get_mut(id) {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 const WIDTH: u64 = 360;
 const HEIGHT: u64 = 60;
-const MINUTES: usize = 60;
+pub(crate) const MINUTES: usize = 60;
 
 /// A bar for each of the last sixty minutes, and a text for screen readers. The newest value is the last one. Both texts
 /// must be this program's own: they are not escaped.

@@ -223,7 +223,7 @@ impl Index {
                 }
             }
         };
-        let scanned = self.dead_letters.scan(&Source::DEAD, stop, visit).await.map_err(|error| error.0)?;
+        let scanned = self.dead_letters.scan(&Source::DEAD, stop, visit).await.map_err(|error| error.why)?;
         if let Some(why) = problem {
             return Err(why);
         }

@@ -200,9 +200,29 @@ pub(crate) fn parameter(query: Option<&str>, name: &str) -> Option<String> {
     pairs.find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.into_owned())
 }
 
-/// The number of the last page, from 0.
-pub(crate) fn last_page(rows: usize, rows_per_page: usize) -> usize {
-    rows.div_ceil(rows_per_page).saturating_sub(1)
+/// One page of a long list, with links to its neighbours.
+pub(crate) struct Pager {
+    /// The page's number, from 0.
+    pub(crate) number: usize,
+    /// The first row of the page.
+    pub(crate) from: usize,
+    pub(crate) newer_page: Option<String>,
+    pub(crate) older_page: Option<String>,
+}
+
+impl Pager {
+    /// The page that a query asks for, or else the last one.
+    pub(crate) fn new(query: Option<&str>, rows: usize, rows_per_page: usize, link: impl Fn(usize) -> String) -> Self {
+        let asked: usize = parameter(query, "page").and_then(|page| page.parse().ok()).unwrap_or(0);
+        let last = rows.div_ceil(rows_per_page).saturating_sub(1);
+        let number = asked.min(last);
+        Self {
+            number,
+            from: number * rows_per_page,
+            newer_page: (number > 0).then(|| link(number - 1)),
+            older_page: (number < last).then(|| link(number + 1)),
+        }
+    }
 }
 
 /// The message's fingerprint as a path segment.
@@ -227,7 +247,8 @@ mod tests {
 
     #[test]
     fn last_page_has_the_last_row() {
-        let pages = [0, 1, 50, 51, 100, 101].map(|rows| last_page(rows, 50));
+        let page = |rows| Pager::new(Some("page=999"), rows, 50, |_| String::new()).number;
+        let pages = [0, 1, 50, 51, 100, 101].map(page);
         assert_eq!(pages, [0, 0, 0, 1, 1, 2]);
     }
 }

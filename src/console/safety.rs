@@ -1,5 +1,7 @@
 //! The checks of every request: host name, origin of a post, login. And the security headers of every answer.
 
+mod headers;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use url::form_urlencoded;
 
+use self::headers::{header, last, last_item, user};
 use super::App;
 use super::auth::{self, Role};
 use super::store::LoginSession;
@@ -213,9 +216,7 @@ fn is_same_origin(headers: &HeaderMap, host: &str, allowed: &[String]) -> bool {
 
 /// The host name that the browser asked for: that of the request, or what a trusted proxy reports.
 fn host(headers: &HeaderMap, is_trusted: bool) -> String {
-    let forwarded = last(headers, "x-forwarded-host").filter(|_| is_trusted);
-    // Only the last name was added by the trusted proxy.
-    let forwarded = forwarded.and_then(|list| list.rsplit(',').next()).map(str::trim).filter(|name| !name.is_empty());
+    let forwarded = last_item(headers, "x-forwarded-host").filter(|name| is_trusted && !name.is_empty());
     forwarded.or_else(|| header(headers, HOST.as_str())).unwrap_or_default().to_ascii_lowercase()
 }
 
@@ -231,9 +232,8 @@ fn is_allowed_host(host: &str, allowed: &[String]) -> bool {
 
 /// The visitor's address: that of the connection, or what a trusted proxy reports.
 fn address(peer: IpAddr, is_trusted: bool, headers: &HeaderMap) -> IpAddr {
-    let forwarded = last(headers, "x-forwarded-for").filter(|_| is_trusted);
-    // Only the last address was added by the trusted proxy. The client can forge those before it.
-    forwarded.and_then(|list| list.rsplit(',').next()?.trim().parse().ok()).unwrap_or(peer)
+    let forwarded = last_item(headers, "x-forwarded-for").filter(|_| is_trusted);
+    forwarded.and_then(|address| address.parse().ok()).unwrap_or(peer)
 }
 
 /// The visitor, and the session for the cookie of the answer.
@@ -281,21 +281,6 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
         let (name, value) = pair.trim().split_once('=')?;
         (name == SESSION).then_some(value)
     })
-}
-
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
-}
-
-/// The last line of a header: the one that the trusted proxy added.
-fn last<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get_all(name).iter().next_back()?.to_str().ok()
-}
-
-/// The user whom a trusted proxy names in a header.
-fn user<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let value = headers.get_all(name).iter().next_back()?;
-    std::str::from_utf8(value.as_bytes()).ok().filter(|user| !user.is_empty())
 }
 
 /// The security headers of every answer.

@@ -62,11 +62,10 @@ pub struct Record {
 }
 
 impl Record {
-    /// The record of an action that begins.
+    /// Adds what the operator asked for.
     #[must_use]
-    pub(crate) fn begun(mut self, message_action: &MessageAction) -> Self {
+    pub(crate) fn of_action(mut self, message_action: &MessageAction) -> Self {
         self.what = message_action.as_str().to_owned();
-        self.result = BEGUN.to_owned();
         if let MessageAction::Discard { reason, .. } = message_action {
             self.reason = Some(reason.clone());
         }
@@ -123,11 +122,17 @@ impl DeadLetters {
         }
     }
 
+    /// Writes to the stream that an action begins, so that an action that is killed is on record. If the stream cannot be written,
+    /// the action runs all the same.
+    pub(crate) async fn audit_begun(&self, record: &Record) {
+        let _ = self.record(Record { result: BEGUN.to_owned(), ..record.clone() }).await;
+    }
+
     /// Writes a record to the stream only.
     ///
     /// # Errors
     /// Why it may not be there.
-    pub(crate) async fn record(&self, mut record: Record) -> Result<(), String> {
+    async fn record(&self, mut record: Record) -> Result<(), String> {
         record.at = rfc3339(self.clock.now());
         record.ids.truncate(MAX_IDS);
         let body = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
@@ -180,7 +185,7 @@ mod tests {
         let edited = Edited { note: None, new_id: Some("new".to_owned()) };
         let replay = MessageAction::Replay { set: Vec::new(), body: None, edited };
         let record = Record { ids: vec!["old".to_owned()], ..Record::default() };
-        assert_eq!(record.begun(&replay).ids, ["new"]);
+        assert_eq!(record.of_action(&replay).ids, ["new"]);
     }
 
     #[test]

@@ -22,8 +22,6 @@ pub enum LedgerAccess {
         workers: Option<Workers>,
         /// The other workers, whose ledgers may know more.
         unasked: Vec<UnaskedWorker>,
-        /// Every ledger that a worker of the queue may use is asked: the ledger is shared, or all workers answer.
-        is_complete: bool,
     },
     /// Ask the workers.
     Workers {
@@ -72,11 +70,10 @@ impl LedgerAccess {
                     true => (None, Vec::new()),
                     false => {
                         let (workers, unasked) = all.of_queue(&queue).await;
-                        (Some(workers).filter(|workers| workers.count() > 0), unasked)
+                        (Some(workers), unasked)
                     }
                 };
-                let is_complete = is_shared || (workers.is_some() && unasked.is_empty());
-                Self::Direct { ledger: Box::new(ledger), queue, operation, workers, unasked, is_complete }
+                Self::Direct { ledger: Box::new(ledger), queue, operation, workers, unasked }
             }
             // The file may belong to the worker's user.
             Err(_) if matches!(config.ledger.store, LedgerStore::File(_)) => Self::through_workers(config).await,
@@ -102,23 +99,15 @@ impl LedgerAccess {
         self.ask(ids).await.map(|answer| answer.entries)
     }
 
-    /// The same, and whether "not found" proves that nothing was sent.
-    ///
-    /// # Errors
-    /// Why the ledger cannot be asked.
-    pub async fn get_with_proof(&self, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
-        self.ask(ids).await.map(|answer| (answer.entries, answer.proves_unsent))
-    }
-
     /// The ledger entries of some ids, in the same order, and the workers whose ledgers were not asked.
     ///
     /// # Errors
     /// Why the ledger cannot be asked.
     pub async fn ask(&self, ids: &[String]) -> Result<LedgerAnswer, String> {
         match self {
-            Self::Direct { ledger, queue, operation, workers, unasked, is_complete } => {
+            Self::Direct { ledger, queue, operation, workers, unasked } => {
                 let (entries, proves) = directly(ledger, queue, operation, ids).await?;
-                let proves_unsent = proves && *is_complete;
+                let proves_unsent = proves && unasked.is_empty();
                 let mut answer = LedgerAnswer { entries, proves_unsent, unasked: unasked.clone() };
                 if let Some(workers) = workers {
                     match workers.ledger(ids).await {

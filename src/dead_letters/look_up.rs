@@ -243,30 +243,26 @@ impl DeadLetters {
 
     /// Reads all queues. If RabbitMQ cannot be reached for one, the others are not tried: each try can take ten seconds a node.
     async fn look_on_queues(&self, wanted: &Wanted<'_>, stop: &CancellationToken, found: &mut LookedUp) {
-        let mut unreachable: Option<ScanError> = None;
-        for source in [Source::Dead, Source::Broker, Source::Discarded] {
-            let looked = match unreachable.clone() {
-                Some(failure) => Err(failure),
-                None => self.look_on(source, wanted, stop, found).await,
-            };
-            if let Err(error) = looked {
-                found.cannot_read(self.queues.of(source), &error.0);
-                unreachable = Some(error).filter(|error| error.1);
-            }
-        }
         let topology = Topology::new(&self.config.broker, &self.config.retry.delays);
         let prefix = format!("{}.retry.", self.queues.work);
-        for queue in topology.queues.iter().filter(|queue| queue.name.starts_with(&prefix)) {
-            let looked = match unreachable.clone() {
-                Some(failure) => Err(failure),
-                None => self.look_on_retry(&queue.name, wanted, stop, found).await,
-            };
-            match looked {
-                Ok(read) => found.looked.push(format!("{}: {read}", queue.name)),
-                Err(error) => {
-                    found.cannot_read(&queue.name, &error.0);
-                    unreachable = Some(error).filter(|error| error.1);
+        let dead =
+            [Source::Dead, Source::Broker, Source::Discarded].map(|source| (self.queues.of(source), Some(source)));
+        let retry = topology.queues.iter().filter(|queue| queue.name.starts_with(&prefix));
+        let retry = retry.map(|queue| (queue.name.as_str(), None));
+        let queues: Vec<(&str, Option<Source>)> = dead.into_iter().chain(retry).collect();
+        let mut unreachable: Option<ScanError> = None;
+        for (queue, source) in queues {
+            let looked = match (unreachable.clone(), source) {
+                (Some(failure), _) => Err(failure),
+                (None, Some(source)) => self.look_on(source, wanted, stop, found).await,
+                (None, None) => {
+                    let read = self.look_on_retry(queue, wanted, stop, found).await;
+                    read.map(|read| found.looked.push(format!("{queue}: {read}")))
                 }
+            };
+            if let Err(error) = looked {
+                found.cannot_read(queue, &error.why);
+                unreachable = Some(error).filter(|error| error.is_unreachable);
             }
         }
     }

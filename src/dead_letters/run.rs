@@ -192,7 +192,7 @@ impl RunState<'_> {
             let mut overdue = false;
             let turn = dead_letters.reading.lock().await;
             for (source, limit) in &sources {
-                let scan = dead_letters.begin(*source, window, self.run.hold).await.map_err(|error| error.0)?;
+                let scan = dead_letters.begin(*source, window, self.run.hold).await.map_err(|error| error.why)?;
                 if let Some(scan) = scan {
                     overdue |= self.one_scan(scan, *source, *limit).await?;
                 }
@@ -241,7 +241,7 @@ impl RunState<'_> {
         match problem {
             Some(error) => Err(error),
             None => {
-                ended.map(|()| overdue).map_err(|error| self.run.dead_letters.explain(source, Stop::Broker(error)).0)
+                ended.map(|()| overdue).map_err(|error| self.run.dead_letters.explain(source, Stop::Broker(error)).why)
             }
         }
     }
@@ -316,7 +316,7 @@ impl FilteredScan<'_> {
             let Delivery { message, acker, .. } = match next {
                 Ok(Some(delivery)) => delivery,
                 Ok(None) => return None,
-                Err(error) => return Some(Err(self.run.dead_letters.explain(self.source, Stop::Broker(error)).0)),
+                Err(error) => return Some(Err(self.run.dead_letters.explain(self.source, Stop::Broker(error)).why)),
             };
             let found = FetchedMessage::new(self.source, message);
             if let Some(why) = near_delivery_limit(&found, self.limit) {

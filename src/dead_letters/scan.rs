@@ -58,16 +58,16 @@ impl Scanned {
 
 /// Why the dead letters could not be read.
 #[derive(Clone, Debug)]
-pub struct ScanError(
+pub struct ScanError {
     /// The reason, and what to do next.
-    pub String,
-    /// Whether no connection to RabbitMQ could be made, so that reading another queue fails, too.
-    pub(super) bool,
-);
+    pub why: String,
+    /// No connection to RabbitMQ could be made, so that reading another queue fails, too.
+    pub(super) is_unreachable: bool,
+}
 
 impl std::fmt::Display for ScanError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.why)
     }
 }
 
@@ -176,7 +176,7 @@ impl DeadLetters {
             ),
             Stop::Broker(error) | Stop::Unreachable(error) => error.with_advice(),
         };
-        ScanError(why, is_unreachable)
+        ScanError { why, is_unreachable }
     }
 }
 

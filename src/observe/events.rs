@@ -78,7 +78,7 @@ pub struct Telemetry {
 }
 
 /// How many settled messages are kept.
-const MAX_RECENT: usize = 20;
+pub(crate) const MAX_RECENT: usize = 20;
 /// The longest reason of a settled message that is kept, in bytes.
 const MAX_REASON_BYTES: usize = 200;
 

@@ -9,7 +9,7 @@ use super::choice::FilterArgs;
 use super::{CommandContext, failed, put, read_exit, warn};
 use crate::cli::Error;
 use crate::dead_letters::Source;
-use crate::dead_letters::audit::{BEGUN, Record, new_action};
+use crate::dead_letters::audit::{Record, new_action};
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::list_entry::{Interner, ListEntry};
@@ -46,11 +46,9 @@ pub(super) async fn run(context: &CommandContext, args: &Args) -> Result<ExitCod
         who: context.who.clone(),
         from: "command line".to_owned(),
         filter: filter.words(),
-        result: BEGUN.to_owned(),
         ..Record::default()
     };
-    // An export that is killed is on record. If the stream cannot be written, the record of the export's end says so.
-    let _ = context.dead_letters.record(record.clone()).await;
+    context.dead_letters.audit_begun(&record).await;
     let exported = export(context, args, &filter, &mut record.count).await;
     record.done = record.count;
     record.result = match &exported {

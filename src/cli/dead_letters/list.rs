@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::choice::FilterArgs;
-use super::{CommandContext, cell, failed, json, read_exit, seconds, warn};
-use crate::cli::{Error, print};
+use super::{CommandContext, cell, failed, read_exit, seconds, warn};
+use crate::cli::{Error, json, print};
 use crate::dead_letters::Source;
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::group::{Group, Groups};

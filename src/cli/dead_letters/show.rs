@@ -7,8 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
-use super::{CommandContext, failed, json, warn};
-use crate::cli::{Error, print};
+use super::{CommandContext, failed, warn};
+use crate::cli::{Error, json, print};
 use crate::dead_letters::Source;
 use crate::dead_letters::cause::field;
 use crate::dead_letters::fetched::FetchedMessage;

@@ -1,7 +1,7 @@
 //! Counts the messages of an action before somebody confirms it.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, MutexGuard};
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -28,12 +28,8 @@ const COUNT_WAIT: Duration = Duration::from_secs(2);
 const MAX_COUNTS: usize = 20;
 
 impl Running {
-    fn lock_counts(&self) -> MutexGuard<'_, HashMap<String, Counting>> {
-        lock(&self.counts)
-    }
-
     fn begin_count(&self, id: &str) -> Result<(), String> {
-        let mut counts = self.lock_counts();
+        let mut counts = lock(&self.counts);
         if counts.len() >= MAX_COUNTS {
             counts.retain(|_, counting| matches!(counting, Counting::Running));
         }
@@ -46,8 +42,8 @@ impl Running {
 
     fn end_count(&self, id: String, result: Result<(), String>) {
         match result {
-            Err(why) => drop(self.lock_counts().insert(id, Counting::Failed(why))),
-            Ok(()) => drop(self.lock_counts().remove(&id)),
+            Err(why) => drop(lock(&self.counts).insert(id, Counting::Failed(why))),
+            Ok(()) => drop(lock(&self.counts).remove(&id)),
         }
     }
 }
@@ -137,7 +133,7 @@ async fn read(app: &App, asked: &ActionRequest) -> Result<(Vec<Candidate>, Optio
     if asked.what == "restore" {
         let of = |entry: &ListEntry, found: FetchedMessage| Candidate::of(entry, &found);
         let read = app.dead_letters.survey(&Source::DISCARDED, &asked.filter, app.now(), &app.stop, of);
-        let survey = read.await.map_err(|error| error.0)?;
+        let survey = read.await.map_err(|error| error.why)?;
         return Ok((survey.candidates, survey.scanned.partial));
     }
     // One message was chosen on a page of the last reading.
@@ -214,6 +210,6 @@ fn counted(plan: &ActionPlan, what: &str) -> Vec<String> {
 impl App {
     /// The state of a count that is not stored yet.
     pub(crate) fn counting(&self, id: &str) -> Option<Counting> {
-        self.running.lock_counts().get(id).cloned()
+        lock(&self.running.counts).get(id).cloned()
     }
 }

@@ -11,7 +11,7 @@ use axum::response::Response;
 use jiff::Timestamp;
 
 use super::results::{FOLLOWED, replays_elsewhere, result};
-use super::{Shell, last_page, parameter, said, show, when};
+use super::{Pager, Shell, said, show, when};
 use crate::console::App;
 use crate::console::safety::Visitor;
 use crate::console::store::Action;
@@ -28,8 +28,7 @@ struct Page {
     shell: Shell,
     running: Vec<Row>,
     rows: Vec<Row>,
-    newer_page: Option<String>,
-    older_page: Option<String>,
+    pager: Pager,
 }
 
 struct Row {
@@ -75,14 +74,13 @@ pub(super) async fn page(
     });
     let results = replays_elsewhere(&app, &records, &ours).await;
     let entries = entries(&ours, &records);
-    let number: usize = parameter(query.as_deref(), "page").and_then(|page| page.parse().ok()).unwrap_or(0);
-    let number = number.min(last_page(entries.len(), ROWS_PER_PAGE));
-    let from = number.saturating_mul(ROWS_PER_PAGE);
+    let link = |page| format!("{}activity?page={page}", app.base);
+    let pager = Pager::new(query.as_deref(), entries.len(), ROWS_PER_PAGE, link);
     let row = |entry: &Entry<'_>| match entry {
         Entry::Own(action) => own(&app, action),
         Entry::Recorded(record) => recorded(&app, record, &ours, &results),
     };
-    let mut rows: Vec<Row> = entries.iter().skip(from).take(ROWS_PER_PAGE).map(row).collect();
+    let mut rows: Vec<Row> = entries.iter().skip(pager.from).take(ROWS_PER_PAGE).map(row).collect();
     let mut running: Vec<Row> =
         ours.iter().filter(|action| action.state == "running").map(|action| own(&app, action)).collect();
     if !shell.sees_bodies {
@@ -91,10 +89,7 @@ pub(super) async fn page(
             (row.filter, row.reason) = Default::default();
         }
     }
-    let link = |page: usize| format!("{}activity?page={page}", app.base);
-    let newer_page = (number > 0).then(|| link(number - 1));
-    let older_page = (from + ROWS_PER_PAGE < entries.len()).then(|| link(number + 1));
-    show(&Page { shell, running, rows, newer_page, older_page })
+    show(&Page { shell, running, rows, pager })
 }
 
 /// The records, and our actions that ended without one; the newest first.

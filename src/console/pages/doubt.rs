@@ -9,7 +9,7 @@ use axum::response::Response;
 
 use super::failed::{MessageRow, row};
 use super::posted::Posted;
-use super::{Shell, go, last_page, parameter, print_of, said, show, when};
+use super::{Pager, Shell, go, print_of, said, show, when};
 use crate::console::App;
 use crate::console::index::{BODY, Snapshot};
 use crate::console::safety::Visitor;
@@ -29,9 +29,7 @@ struct Page {
     shell: Shell,
     rows: Vec<Row>,
     total: String,
-    page: usize,
-    newer_page: Option<String>,
-    older_page: Option<String>,
+    pager: Pager,
     is_read: bool,
     is_failed: bool,
 }
@@ -53,16 +51,15 @@ pub(super) async fn page(
 ) -> Response {
     let view = app.index.view(&app.tasks, &app.stop).await;
     let shell = Shell::new(&app, &visitor, "In doubt", "doubt").reading(&app, &view);
-    let number: usize = parameter(query.as_deref(), "page").and_then(|page| page.parse().ok()).unwrap_or(0);
     let filter = Filter { in_doubt: Some(true), ..Filter::default() };
     let now = app.now();
     let entries: Vec<_> =
         view.snapshot.as_ref().map(|snapshot| snapshot.filtered(&filter, now).collect()).unwrap_or_default();
-    let number = number.min(last_page(entries.len(), MESSAGES_PER_PAGE));
-    let from = number.saturating_mul(MESSAGES_PER_PAGE);
+    let link = |page| format!("{}doubt?page={page}", app.base);
+    let pager = Pager::new(query.as_deref(), entries.len(), MESSAGES_PER_PAGE, link);
     let previewer = if shell.sees_bodies { app.previewer().ok() } else { None };
     let mut rows = Vec::new();
-    for entry in entries.iter().skip(from).take(MESSAGES_PER_PAGE) {
+    for entry in entries.iter().skip(pager.from).take(MESSAGES_PER_PAGE) {
         let checked = match app.store.checked(&entry.id) {
             Ok(checked) => checked,
             Err(why) => return said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, ""),
@@ -74,13 +71,10 @@ pub(super) async fn page(
         let task = previewer.as_ref().and_then(|previewer| task(&app, previewer, view.snapshot.as_deref()?, entry));
         rows.push(Row { message: row(&app, entry, shell.sees_bodies), task, found, who, at });
     }
-    let link = |page: usize| format!("{}doubt?page={page}", app.base);
     show(&Page {
         rows,
         total: grouped(entries.len() as u64),
-        page: number,
-        newer_page: (number > 0).then(|| link(number - 1)),
-        older_page: (from + MESSAGES_PER_PAGE < entries.len()).then(|| link(number + 1)),
+        pager,
         is_read: view.knows(entries.is_empty()),
         is_failed: view.failure.is_some(),
         shell,

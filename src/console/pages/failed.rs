@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use jiff::Timestamp;
 
-use super::{Shell, go, last_page, parameter, print_name, refused, said, show};
+use super::{Pager, Shell, go, parameter, print_name, refused, said, show};
 use crate::console::App;
 use crate::console::index::{BODY, Snapshot};
 use crate::console::safety::{self, Visitor};
@@ -19,7 +19,7 @@ use crate::console::text::field;
 use crate::console::times::When;
 use crate::count::grouped;
 use crate::dead_letters::Source;
-use crate::dead_letters::audit::{BEGUN, Record, new_action};
+use crate::dead_letters::audit::{Record, new_action};
 use crate::dead_letters::filter::{Filter, kinds};
 use crate::dead_letters::group::Groups;
 use crate::dead_letters::list_entry::{Interner, ListEntry};
@@ -39,7 +39,7 @@ struct Page {
     query: String,
     /// This page's own query: the filter, the view and the page.
     here: String,
-    /// What the form of the filter keeps: names and values, the values escaped for a form field.
+    /// Hidden fields of the filter form: names, and values escaped for a form field.
     kept: Vec<(&'static str, String)>,
     words: String,
     is_filtered: bool,
@@ -53,8 +53,7 @@ struct Page {
     /// How many groups are not shown.
     more_groups: String,
     messages: Option<Vec<MessageRow>>,
-    newer_page: Option<String>,
-    older_page: Option<String>,
+    pager: Pager,
     in_doubt: String,
     /// How many bodies were searched only in part.
     partly_searched: String,
@@ -102,8 +101,7 @@ pub(super) async fn page(
         return said(&app, &visitor, StatusCode::FORBIDDEN, text, "failed");
     }
     let as_list = parameter(Some(&query), "view").as_deref() == Some("list");
-    let number: usize = parameter(Some(&query), "page").and_then(|page| page.parse().ok()).unwrap_or(0);
-    let page = tokio::task::block_in_place(|| filled(&app, shell, filter, &view, as_list, number));
+    let page = tokio::task::block_in_place(|| filled(&app, shell, filter, &view, as_list, &query));
     show(&page)
 }
 
@@ -113,7 +111,7 @@ fn filled(
     filter: Filter,
     view: &crate::console::index::View,
     as_list: bool,
-    number: usize,
+    asked: &str,
 ) -> Page {
     let (now, snapshot) = (app.now(), view.snapshot.as_deref());
     let entries: Vec<&ListEntry> =
@@ -123,15 +121,14 @@ fn filled(
     entries.iter().for_each(|entry| groups.add(entry));
     let groups = groups.sorted();
     let query = filter.query();
-    let number = number.min(last_page(entries.len(), MESSAGES_PER_PAGE));
-    let from = number.saturating_mul(MESSAGES_PER_PAGE);
-    let link = |page: usize| format!("{}failed?{query}&view=list&page={page}", app.base);
+    let link = |page| format!("{}failed?{query}&view=list&page={page}", app.base);
+    let pager = Pager::new(Some(asked), entries.len(), MESSAGES_PER_PAGE, link);
     let sees = shell.sees_bodies;
     Page {
         kinds: choices(&filter),
         older: filter.older_than.map(crate::duration::format).unwrap_or_default(),
         newer: filter.newer_than.map(crate::duration::format).unwrap_or_default(),
-        here: if as_list { format!("{query}&view=list&page={number}") } else { query.clone() },
+        here: if as_list { format!("{query}&view=list&page={}", pager.number) } else { query.clone() },
         kept: kept(&filter, as_list),
         words: filter.words(),
         is_filtered: filter.is_given(),
@@ -141,10 +138,10 @@ fn filled(
         in_doubt: grouped(entries.iter().filter(|entry| entry.possibly_created).count() as u64),
         more_groups: grouped(groups.len().saturating_sub(GROUPS_PER_PAGE) as u64),
         groups: groups.iter().take(GROUPS_PER_PAGE).map(|group| group_row(app, &filter, group, sees)).collect(),
-        messages: as_list
-            .then(|| entries.iter().skip(from).take(MESSAGES_PER_PAGE).map(|entry| row(app, entry, sees)).collect()),
-        newer_page: (as_list && number > 0).then(|| link(number - 1)),
-        older_page: (as_list && from + MESSAGES_PER_PAGE < entries.len()).then(|| link(number + 1)),
+        messages: as_list.then(|| {
+            entries.iter().skip(pager.from).take(MESSAGES_PER_PAGE).map(|entry| row(app, entry, sees)).collect()
+        }),
+        pager,
         partly_searched: grouped(snapshot.map_or(0, |snapshot| partly_searched(snapshot, &filter, now))),
         is_read: view.knows(total == 0),
         is_failed: view.failure.is_some(),
@@ -289,11 +286,9 @@ async fn export_to(
         who: visitor.session.name.clone(),
         from: format!("console {}", visitor.address),
         filter: filter.words(),
-        result: BEGUN.to_owned(),
         ..Record::default()
     };
-    // An export that is killed is on record. If the stream cannot be written, the record of the export's end says so.
-    let _ = app.dead_letters.record(record.clone()).await;
+    app.dead_letters.audit_begun(&record).await;
     let (mut texts, now, mut count) = (Interner::default(), app.now(), 0);
     let scanned = app.dead_letters.scan(&Source::DEAD, &app.stop, |found| {
         let entry = ListEntry::new(&found, &mut texts);
@@ -312,7 +307,7 @@ async fn export_to(
     let result = match scanned.await {
         Ok(scanned) if scanned.partial.is_none() && !sender.is_closed() => "done".to_owned(),
         Ok(scanned) => scanned.partial.unwrap_or_else(|| "the reader went away".to_owned()),
-        Err(error) => error.0,
+        Err(error) => error.why,
     };
     if result != "done" {
         // Ends the download with an error, so that the browser does not take it for complete.

@@ -97,11 +97,11 @@ pub(super) async fn page(
 /// What the ledger knows, in words, and whether the task exists.
 pub(super) async fn ledger_and_creation(app: &App, entry: &ListEntry, detail: &Detail) -> (String, CreationState) {
     let is_from_broker = entry.source == Source::Broker;
-    let known = LedgerAccess::open(&app.config).await.get_with_proof(&[entry.id.to_string()]).await;
-    let found = known.as_ref().ok().and_then(|(entries, _)| entries.first());
+    let known = LedgerAccess::open(&app.config).await.ask(&[entry.id.to_string()]).await;
+    let found = known.as_ref().ok().and_then(|answer| answer.entries.first());
     let words = match (&known, found.filter(|entry| entry.found)) {
         (Err(why), _) => format!("could not be asked: {why}"),
-        (Ok((_, proves_unsent)), None) => not_found(*proves_unsent).to_owned(),
+        (Ok(answer), None) => not_found(answer.proves_unsent).to_owned(),
         (Ok(_), Some(known)) => {
             let result = known.result.map_or("no result yet", |result| match result {
                 crate::observe::ledger_page::LedgerResult::Created => "created",
@@ -308,7 +308,7 @@ pub(super) async fn whole_body(app: &App, print: Option<u128>) -> Result<Option<
         body = Some(found.message.body);
         ControlFlow::Break(())
     });
-    scanned.await.map_err(|error| error.0)?;
+    scanned.await.map_err(|error| error.why)?;
     Ok(body)
 }
 

@@ -15,12 +15,12 @@ use super::{Shell, show};
 use crate::broker::connect::BrokerError;
 use crate::broker::depths;
 use crate::console::App;
-use crate::console::chart::bars;
+use crate::console::chart::{MINUTES, bars};
 use crate::console::safety::Visitor;
 use crate::console::times::When;
 use crate::count::{counted, grouped};
 use crate::dead_letters::Queues;
-use crate::observe::events::RecentMessage;
+use crate::observe::events::{MAX_RECENT, RecentMessage};
 use crate::observe::overview::{Overview, QueueWorker};
 use crate::observe::status::{Minute, Page as StatusPage, TokenStatus};
 use crate::observe::workers::Workers;
@@ -29,11 +29,6 @@ use crate::observe::workers::Workers;
 const MAX_ANSWER_AGE: Duration = Duration::from_secs(2);
 /// Seconds until the page is loaded again.
 const REFRESH_SECONDS: u32 = 5;
-
-/// The most settled messages on the page, as many as one worker reports.
-const MAX_RECENT: usize = 20;
-/// The minutes of a chart.
-const MINUTES: usize = 60;
 
 /// The last answers, for all viewers.
 #[derive(Default)]

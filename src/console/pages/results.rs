@@ -87,8 +87,8 @@ pub(super) async fn replays_elsewhere(app: &Arc<App>, records: &[Record], ours: 
     results
 }
 
-/// What is known of a replay without an end on record: `2 created, 1 failed again`. None if nothing is known yet. Its
-/// record has no counts, so nothing can be said about its other messages.
+/// What is known of a replay whose end is not on record: `2 created, 1 failed again`. None if nothing is known yet. The record does
+/// not say how many messages were sent, so nothing is said about the others.
 fn begun(record: &Record, created: u64, failed_again: u64) -> Option<String> {
     let counts = [(created, "created"), (failed_again, "failed again")];
     let counts = counts.into_iter().filter(|(count, _)| *count > 0);

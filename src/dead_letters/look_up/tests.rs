@@ -134,5 +134,5 @@ async fn retry_queue_of_a_silent_broker_does_not_delay_the_end() {
     };
     let look = dead_letters.look_on_retry("q.retry.10s", &wanted, &stop, &mut found);
     let (looked, _accepted) = timeout(Duration::from_secs(5), async { tokio::join!(look, silent) }).await.unwrap();
-    assert!(looked.unwrap_err().0.starts_with("interrupted"));
+    assert!(looked.unwrap_err().why.starts_with("interrupted"));
 }
