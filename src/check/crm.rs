@@ -8,7 +8,7 @@ use url::Url;
 
 use super::Findings;
 use crate::clock::Clock;
-use crate::crm::classify::{Classified, HttpResult, Outcome, classify, quota, quota_reset};
+use crate::crm::classify::{Classified, HttpResult, Outcome, classify, quota, quota_reset, without_task};
 use crate::crm::exchange::{Call, Exchanger};
 use crate::net::{self, Unreachable};
 use crate::{config, duration};
@@ -144,16 +144,10 @@ async fn endpoint(
                 | Outcome::QuotaExhausted
                 | Outcome::Unauthorized => return None,
             };
-            findings.problem("crm.endpoint", format!("{place}: {}", reason(classified)), advice);
+            findings.problem("crm.endpoint", format!("{place}: {}", without_task(&classified.reason)), advice);
         }
     }
     Some(findings)
-}
-
-/// Why the CRM did not accept the call, without the words about a task: `tokenInformation.php` creates none.
-fn reason(classified: &Classified) -> String {
-    let about_a_task = [": the task may exist", " (the task may exist)", ", so the task may exist"];
-    about_a_task.iter().fold(classified.reason.clone(), |reason, words| reason.replacen(*words, "", 1))
 }
 
 /// Checks the CRM's answer about one token. Tokens are named by their position, as in metrics and on `/status`.
@@ -181,7 +175,11 @@ fn token(position: usize, result: &HttpResult, classified: &Classified, findings
             findings.problem(check, format!("token {position}: refused: {}", classified.reason), advice);
         }
         Outcome::Rejected | Outcome::Misconfigured | Outcome::Unavailable | Outcome::Unknown => {
-            findings.problem(check, format!("token {position}: {}", reason(classified)), "check crm.operation");
+            findings.problem(
+                check,
+                format!("token {position}: {}", without_task(&classified.reason)),
+                "check crm.operation",
+            );
         }
     }
 }

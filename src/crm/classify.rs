@@ -161,6 +161,12 @@ impl Classified {
     }
 }
 
+/// A reason without its words about a task, for a call that creates none.
+pub(crate) fn without_task(reason: &str) -> String {
+    let about_a_task = [": the task may exist", " (the task may exist)", ", so the task may exist"];
+    about_a_task.iter().fold(reason.to_owned(), |reason, words| reason.replacen(*words, "", 1))
+}
+
 /// A proxy answered 407.
 pub(super) const PROXY_LOGIN: &str = "the proxy needs a user and a password, or refuses the ones in its address";
 

@@ -13,7 +13,7 @@ use super::body::{Body, time};
 use super::plan::{MAX_CALLS, ReportPlan};
 use super::test_task::{CREATED, ID, TestTask};
 use crate::clock::Clock;
-use crate::crm::classify::{Classified, HttpResult, Outcome, classify};
+use crate::crm::classify::{Classified, HttpResult, Outcome, classify, without_task};
 use crate::crm::exchange::{Call, Exchanger, HttpExchange};
 use crate::message::failure::{CUT, shorten};
 
@@ -63,9 +63,7 @@ impl Step {
         match self.call {
             Call::Insert(_) => own.to_owned(),
             // The worker's reasons mention a task, but this call creates none.
-            Call::TokenInformation(_) | Call::Query(_) | Call::QueryDates(_) => {
-                own.replace(", so the task may exist", "").replace(" (the task may exist)", "")
-            }
+            Call::TokenInformation(_) | Call::Query(_) | Call::QueryDates(_) => without_task(own),
         }
     }
 
