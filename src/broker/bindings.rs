@@ -125,7 +125,8 @@ async fn declare(
         ExchangeDeclareOptions { durable: true, passive: kind.is_none(), ..ExchangeDeclareOptions::default() };
     let exchange = short(name).map_err(BindingsError::Broker)?;
     let declare = channel.exchange_declare(exchange, self::kind(kind), options, FieldTable::default());
-    let declared = bounded(&format!("declare the exchange {name}"), declare).await;
+    let what = if kind.is_some() { "declare" } else { "look for" };
+    let declared = bounded(&format!("{what} the exchange {name}"), declare).await;
     declared.map_err(|error| explain(error, name, mode))
 }
 

@@ -1,10 +1,12 @@
 //! Checks exchanges: whether each exists with its type, and may be bound to. AMQP cannot list bindings.
 
+use std::collections::BTreeSet;
+
 use super::{Findings, Severity};
 use crate::broker::bindings::{Bindings, has_other_type, missing};
 use crate::broker::connect::BrokerError;
 use crate::broker::inspect::Inspection;
-use crate::config::{Config, ExchangeType, TopologyMode};
+use crate::config::{Binding, Config, ExchangeType, TopologyMode};
 
 const CHECK: &str = "broker.exchange";
 
@@ -13,10 +15,9 @@ pub(super) async fn check(inspection: &Inspection, config: &Config, bindings: &B
     let declares = config.broker.topology == TopologyMode::Declare;
     for (name, exchange_type) in &bindings.exchanges {
         exchange(inspection, name, *exchange_type, declares, &mut findings).await;
-        if declares && let Err(error) = inspection.may_bind(&bindings.queue, name).await {
-            let advice = format!("permit the user to write to {} and to read {name}", bindings.queue);
-            findings.problem(CHECK, error.message, advice);
-        }
+    }
+    if declares {
+        permissions(inspection, bindings, &mut findings).await;
     }
     if !bindings.bindings.is_empty() {
         let many = bindings.bindings.len();
@@ -35,6 +36,22 @@ pub(super) async fn check(inspection: &Inspection, config: &Config, bindings: &B
         }
     }
     findings
+}
+
+/// Checks whether each binding may be declared. An error that several bindings share is reported once.
+async fn permissions(inspection: &Inspection, bindings: &Bindings, findings: &mut Findings) {
+    let mut refused = BTreeSet::new();
+    for Binding { exchange, routing_key, .. } in &bindings.bindings {
+        if let Err(error) = inspection.may_bind(&bindings.queue, exchange, routing_key).await
+            && refused.insert(error.message.clone())
+        {
+            let advice = match error.message.contains("access to topic") {
+                true => format!("permit the user to read the topic {routing_key}: rabbitmqctl set_topic_permissions"),
+                false => format!("permit the user to write to {} and to read {exchange}", bindings.queue),
+            };
+            findings.problem(CHECK, error.message, advice);
+        }
+    }
 }
 
 async fn exchange(

@@ -52,6 +52,17 @@ impl ExchangeType {
             Self::Headers => "headers",
         }
     }
+
+    /// The type of an exchange that every RabbitMQ has.
+    fn of_predeclared(exchange: &str) -> Option<Self> {
+        match exchange {
+            "amq.topic" => Some(Self::Topic),
+            "amq.direct" => Some(Self::Direct),
+            "amq.fanout" => Some(Self::Fanout),
+            "amq.headers" | "amq.match" => Some(Self::Headers),
+            _ => None,
+        }
+    }
 }
 
 /// Reads `[[broker.bindings]]`.
@@ -92,32 +103,47 @@ fn binding(reader: &mut TableReader<'_>) -> Option<Binding> {
         reader.problem("exchange", "is missing; the name of the exchange that the events are published to");
         return None;
     };
-    if exchange.starts_with("amq.") && exchange_type.is_some() {
+    if exchange == "amq.default" {
+        let why = "is the default exchange, which delivers to the work queue without a binding; leave this entry out";
+        reader.problem("exchange", why);
+    } else if exchange.starts_with("amq.") && exchange_type.is_some() {
         reader.problem("type", format!("cannot be given for {exchange}, which RabbitMQ declares itself; leave it out"));
     }
-    let by_key = matches!(exchange_type, Some(ExchangeType::Topic | ExchangeType::Direct));
-    if by_key && routing_key.is_none() {
+    let known_type = exchange_type.or_else(|| ExchangeType::of_predeclared(&exchange));
+    check_key(reader, known_type, routing_key.as_deref());
+    check_headers(reader, known_type, &headers);
+    let binding = Binding { exchange, routing_key: routing_key.unwrap_or_default(), headers, exchange_type };
+    reader.is_clean_since(before).then_some(binding)
+}
+
+fn check_key(reader: &mut TableReader<'_>, known_type: Option<ExchangeType>, key: Option<&str>) {
+    let by_key = matches!(known_type, Some(ExchangeType::Topic | ExchangeType::Direct));
+    if by_key && key.is_none() {
         reader.problem("routing_key", "is missing; an exchange of this type needs one, such as ticket.#");
     }
-    let key = routing_key.as_deref().unwrap_or_default();
-    if exchange_type == Some(ExchangeType::Direct) && key.contains(['*', '#']) {
+    let key = key.unwrap_or_default();
+    if known_type == Some(ExchangeType::Direct) && key.contains(['*', '#']) {
         let why = "has * or #, which only a topic exchange understands; give the whole key, or type = \"topic\"";
         reader.problem("routing_key", why);
     }
     let mut words = key.split('.');
-    if exchange_type == Some(ExchangeType::Topic) && words.any(|word| word.len() > 1 && word.contains(['*', '#'])) {
+    if known_type == Some(ExchangeType::Topic) && words.any(|word| word.len() > 1 && word.contains(['*', '#'])) {
         reader.problem("routing_key", "has * or # inside a word; they stand for whole words between dots");
     }
-    if !headers.is_empty() && !matches!(exchange_type, Some(ExchangeType::Headers) | None) {
+}
+
+fn check_headers(reader: &mut TableReader<'_>, known_type: Option<ExchangeType>, headers: &BTreeMap<String, Scalar>) {
+    if !headers.is_empty() && !matches!(known_type, Some(ExchangeType::Headers) | None) {
         reader.problem("headers", "are for an exchange of the type headers only");
+    }
+    if headers.keys().any(|name| name.len() > MAX_NAME_BYTES) {
+        reader.problem("headers", format!("has a name of more than {MAX_NAME_BYTES} bytes"));
     }
     match headers.get("x-match") {
         Some(Scalar::Text(how)) if MATCHES.contains(&how.as_str()) => {}
         Some(_) => reader.problem("headers", format!("x-match is one of {}", MATCHES.join(", "))),
         None => {}
     }
-    let binding = Binding { exchange, routing_key: routing_key.unwrap_or_default(), headers, exchange_type };
-    reader.is_clean_since(before).then_some(binding)
 }
 
 fn name(reader: &mut TableReader<'_>, key: &'static str) -> Option<String> {
@@ -136,7 +162,10 @@ fn exchange_type(reader: &mut TableReader<'_>) -> Option<ExchangeType> {
     let known = ExchangeType::ALL.into_iter().find(|known| known.as_str() == text);
     if known.is_none() {
         let names = ExchangeType::ALL.map(ExchangeType::as_str);
-        let hint = suggest(&text, names).map_or_else(String::new, |name| format!("; did you mean {name}?"));
+        let hint = suggest(&text, names).map_or_else(
+            || "; leave it out for an exchange of another type, which must exist".to_owned(),
+            |name| format!("; did you mean {name}?"),
+        );
         reader.problem("type", format!("is {text:?}; {} is allowed{hint}", names.join(", ")));
     }
     known
@@ -151,7 +180,8 @@ fn disagreement(reader: &mut TableReader<'_>, earlier: &[Binding], binding: &Bin
         let message = format!("is {}, and {} in another entry; an exchange has one type", own.as_str(), other.as_str());
         reader.problem("type", message);
     }
-    if earlier.contains(binding) {
+    let is_same = |other: &Binding| Binding { exchange_type: binding.exchange_type, ..other.clone() } == *binding;
+    if earlier.iter().any(is_same) {
         reader.problem("", "is there twice");
     }
 }

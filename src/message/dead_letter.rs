@@ -138,22 +138,8 @@ pub fn failed_at(message: &Message) -> Option<Timestamp> {
 /// Where the publisher sent the message, from our headers or RabbitMQ's.
 #[must_use]
 pub fn published_to(message: &Message) -> (String, String) {
-    let first = match message.header("x-death") {
-        Some(HeaderValue::FieldArray(deaths)) => deaths.as_slice().last(),
-        _ => None,
-    };
     let (state, _) = RetryState::read(message, None);
-    match (message.header(retry_state::ORIGINAL_EXCHANGE), first) {
-        (None, Some(HeaderValue::FieldTable(death))) => {
-            let key = match death.inner().get("routing-keys") {
-                Some(HeaderValue::FieldArray(keys)) => keys.as_slice().first().and_then(string),
-                _ => None,
-            };
-            let exchange = death.inner().get("exchange").and_then(string);
-            (exchange.unwrap_or_default(), key.unwrap_or_default())
-        }
-        _ => (state.exchange, state.routing_key),
-    }
+    (state.exchange, state.routing_key)
 }
 
 /// Headers that record where a message was published. A copy needs them, because it loses RabbitMQ's own headers and rules

@@ -201,11 +201,13 @@ impl RetryState {
     }
 
     /// Reads the headers of a delivery on `queue`. Headers of another queue's worker are ignored; without a queue none are.
+    /// Without our headers, RabbitMQ's `x-death` has exchange and routing key of a message that was moved back to the queue.
     /// Headers of a wrong type are ignored and returned in the second part.
     #[must_use]
     pub fn read(message: &Message, queue: Option<&str>) -> (Self, Vec<&'static str>) {
         let mut reader = Reader { message, invalid: Vec::new() };
-        let fresh = Self { queue: queue.unwrap_or_default().to_owned(), ..Self::new(message) };
+        let (exchange, routing_key) = published_to(message, queue);
+        let fresh = Self { queue: queue.unwrap_or_default().to_owned(), exchange, routing_key, ..Self::default() };
         if reader.text(QUEUE).is_some_and(|other| queue.is_some_and(|queue| other != queue)) {
             return (fresh, reader.invalid);
         }
@@ -222,8 +224,8 @@ impl RetryState {
             history: reader.history(),
             possibly_created: reader.switch(POSSIBLY_CREATED),
             first_attempt_at: reader.time(FIRST_ATTEMPT_AT),
-            exchange: reader.text(ORIGINAL_EXCHANGE).unwrap_or_else(|| message.exchange.clone()),
-            routing_key: reader.text(ORIGINAL_ROUTING_KEY).unwrap_or_else(|| message.routing_key.clone()),
+            exchange: reader.text(ORIGINAL_EXCHANGE).unwrap_or_else(|| fresh.exchange.clone()),
+            routing_key: reader.text(ORIGINAL_ROUTING_KEY).unwrap_or_else(|| fresh.routing_key.clone()),
             replays: replays.saturating_add(u32::from(is_replay)),
             action: reader.text(ACTION),
             edited: reader.get(EDITED, |value| Some(shorten(&string(value)?, MAX_EDITED))),
@@ -305,6 +307,35 @@ impl RetryState {
     }
 }
 
+/// Where the publisher sent a message without our headers. If RabbitMQ dead-lettered it from `queue`, and a shovel moved it
+/// back through the default exchange, only `x-death` knows. Without a queue the newest entry counts: an older one is about a
+/// queue before the work queue, and the rules never saw that place.
+fn published_to(message: &Message, queue: Option<&str>) -> (String, String) {
+    let delivered = (message.exchange.clone(), message.routing_key.clone());
+    let is_moved = queue.is_none_or(|queue| message.exchange.is_empty() && message.routing_key == queue);
+    let Some(HeaderValue::FieldArray(deaths)) = message.header("x-death").filter(|_| is_moved) else {
+        return delivered;
+    };
+    let mut deaths = deaths.as_slice().iter().filter_map(|death| {
+        let HeaderValue::FieldTable(death) = death else { return None };
+        Some(death.inner())
+    });
+    let is_from = |queue: &str, name: Option<&HeaderValue>| name.and_then(name_of).as_deref() == Some(queue);
+    let Some(death) = deaths.find(|death| queue.is_none_or(|queue| is_from(queue, death.get("queue")))) else {
+        return delivered;
+    };
+    let key = death.get("routing-keys").and_then(|keys| {
+        let HeaderValue::FieldArray(keys) = keys else { return None };
+        keys.as_slice().first().and_then(name_of)
+    });
+    (death.get("exchange").and_then(name_of).unwrap_or_default(), key.unwrap_or_default())
+}
+
+/// A text that fits AMQP's names.
+fn name_of(value: &HeaderValue) -> Option<String> {
+    string(value).filter(|text| text.len() <= 255)
+}
+
 struct Reader<'a> {
     message: &'a Message,
     invalid: Vec<&'static str>,
@@ -336,7 +367,7 @@ impl Reader<'_> {
     }
 
     fn text(&mut self, name: &'static str) -> Option<String> {
-        self.get(name, |value| string(value).filter(|text| text.len() <= 255))
+        self.get(name, name_of)
     }
 
     fn time(&mut self, name: &'static str) -> Option<Timestamp> {

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::support::amqp::text;
 use crate::support::broker::unique;
+use crate::support::eventually;
 use crate::support::process::{Env, run};
 use crate::support::rig::Rig;
 
@@ -166,6 +167,37 @@ async fn missing_or_different_exchange_is_reported_with_advice() {
     }
     let checked = run(&["check", "--no-crm"], &verify, b"").await;
     assert!(checked.stdout.contains("not verified: AMQP has no way to list bindings"), "{}", checked.stdout);
+}
+
+#[tokio::test]
+async fn worker_waits_for_a_missing_exchange_and_ends_at_one_of_another_type() {
+    let rig = Rig::new("events.absent").await;
+    let exchange = format!("{}.events", rig.queue);
+    let binding = |more: &str| format!("[[broker.bindings]]\nexchange = {exchange:?}\nrouting_key = \"a.#\"\n{more}");
+    let (untyped, topic, fanout) = (binding(""), binding("type = \"topic\""), binding("type = \"fanout\""));
+    let (untyped, topic, fanout) = (File::new(&untyped), File::new(&topic), File::new(&fanout));
+    let worker = rig.unready_worker(&[("WTW_CONFIG", untyped.path())]);
+    let missing = format!("the exchange {exchange} does not exist. Ways out: create it");
+    eventually("the log says which exchange is missing", || async {
+        worker
+            .process
+            .lines()
+            .iter()
+            .any(|line| line.contains("not connected") && line.contains(&missing))
+            .then_some(())
+    })
+    .await;
+    worker.unready_for(&missing).await;
+    let applied = run(&["topology", "--apply"], &topic.env(&rig), b"").await;
+    assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+    worker.ready().await;
+    worker.process.stop().await;
+    let mut worker = rig.unready_worker(&[("WTW_CONFIG", fanout.path())]);
+    assert_eq!(worker.process.ended().await.code(), Some(1));
+    let said = worker.process.lines().join("\n");
+    for part in [exchange.as_str(), "exists with another type", "Ways out: give its type in [[broker.bindings]]"] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
 }
 
 #[tokio::test]

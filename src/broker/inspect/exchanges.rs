@@ -39,15 +39,17 @@ impl Inspection {
         permitted(declare(&self.connection, name, Some(exchange_type), FieldTable::from(impossible)).await)
     }
 
-    /// Whether the queue may be bound to the exchange, which needs write permission on the queue and read permission on the
-    /// exchange. To find out, it asks RabbitMQ to remove a binding that does not exist, which needs the same permissions.
+    /// Whether the queue may be bound to the exchange with this key. That needs write permission on the queue, read permission
+    /// on the exchange, and read permission on the key where the user has topic permissions. To find out, it asks RabbitMQ to
+    /// remove a binding that does not exist, which needs the same permissions: no binding has its argument.
     ///
     /// # Errors
     /// Why it may not.
-    pub async fn may_bind(&self, queue: &str, exchange: &str) -> Result<(), BrokerError> {
-        let unused_key = short(&format!("{}.check.{}", env!("CARGO_PKG_NAME"), uuid::Uuid::now_v7()))?;
+    pub async fn may_bind(&self, queue: &str, exchange: &str, key: &str) -> Result<(), BrokerError> {
+        let unused = HeaderValue::LongString(uuid::Uuid::now_v7().to_string().into());
+        let arguments = FieldTable::from(BTreeMap::from([("x-wtw-check".into(), unused)]));
         let channel = self.channel().await?;
-        let unbind = channel.queue_unbind(short(queue)?, short(exchange)?, unused_key, FieldTable::default());
+        let unbind = channel.queue_unbind(short(queue)?, short(exchange)?, short(key)?, arguments);
         let unbound = bounded(&format!("bind the queue {queue} to the exchange {exchange}"), unbind).await;
         if unbound.is_ok() {
             discard(&channel).await;

@@ -62,6 +62,10 @@ fn unknown(name: &str) -> Problem {
     let plain = |slot: &str| slot.replace('.', "_");
     let names: Vec<String> = known().map(|(slot, _)| plain(&slot)).chain(["config".to_owned()]).collect();
     let rest = name.trim_start_matches(PREFIX);
+    if rest == "RULES" || rest.starts_with("BROKER_BINDINGS") {
+        let message = "is a list of tables, which only the TOML file can have";
+        return Problem::new(name, "environment", message);
+    }
     let meant =
         without_section(rest).or_else(|| suggest(rest, names.iter().map(String::as_str)).map(ToOwned::to_owned));
     Problem::new(name, "environment", did_you_mean(name, meant.map(|meant| variable(&meant))))

@@ -93,6 +93,8 @@ fn unknown_variable_is_a_problem_unless_kubernetes_set_it() {
         ("WTW_LEDGER_URL_FIL", "x", "is not known; did you mean WTW_LEDGER_URL_FILE?"),
         ("WTW_CONFG", "x", "is not known; did you mean WTW_CONFIG?"),
         ("WTW_QQQQ", "x", "is not known"),
+        ("WTW_BROKER_BINDINGS", "x", "is a list of tables, which only the TOML file can have"),
+        ("WTW_RULES", "x", "is a list of tables, which only the TOML file can have"),
         ("WTW_PREFETCH", "5", "is not known; the worker computes the prefetch from the number of crm.tokens"),
         ("WTW_ADMIN_PORT", "9464", "is not known"),
     ] {

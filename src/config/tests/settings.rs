@@ -210,6 +210,33 @@ fn routing_key_of_a_binding_fits_the_type_of_its_exchange() {
 }
 
 #[test]
+fn binding_that_cannot_work_is_refused_with_what_to_do() {
+    let long = "h".repeat(256);
+    for (entries, said) in [
+        ("exchange = 'amq.default'".to_owned(), "is the default exchange, which delivers to the work queue without a"),
+        ("exchange = 'amq.topic'".to_owned(), "an exchange of this type needs one"),
+        ("exchange = 'amq.topic'\ntype = 'topic'\nrouting_key = 'a'".to_owned(), "RabbitMQ declares itself"),
+        ("exchange = 'amq.fanout'\nheaders = { a = 1 }".to_owned(), "are for an exchange of the type headers only"),
+        ("exchange = 'x'\ntype = 'x-consistent-hash'".to_owned(), "leave it out for an exchange of another type"),
+        ("exchange = 'x'\ntype = 'topik'".to_owned(), "did you mean topic?"),
+        (format!("exchange = 'x'\nheaders = {{ {long} = 1 }}"), "has a name of more than 255 bytes"),
+        (format!("exchange = '{long}'"), "has 256 bytes; at most 255 are allowed"),
+        ("exchange = ''".to_owned(), "the name of the exchange that the events are published to"),
+        (
+            "exchange = 'x'\ntype = 'topic'\nrouting_key = 'a'\n[[broker.bindings]]\nexchange = 'x'\nrouting_key = 'a'"
+                .to_owned(),
+            "is there twice",
+        ),
+    ] {
+        let problems = load_toml(&format!("[[broker.bindings]]\n{entries}")).unwrap_err().to_string();
+        assert!(problems.contains(said), "{entries}: {problems}");
+    }
+    for entries in ["exchange = 'amq.topic'\nrouting_key = 'a.#'", "exchange = 'amq.match'\nheaders = { a = 1 }"] {
+        assert!(load_toml(&format!("[[broker.bindings]]\n{entries}")).is_ok(), "{entries}");
+    }
+}
+
+#[test]
 fn workers_of_the_console_follow_the_admin_port() {
     for (listen, workers) in [
         ("127.0.0.1:19464", "http://127.0.0.1:19464/"),

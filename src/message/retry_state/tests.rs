@@ -11,6 +11,7 @@ use crate::broker::{Headers, Properties, ShortString};
 use crate::crm::classify::{HttpResult, classify};
 
 mod frames;
+mod origin;
 
 pub(crate) fn message(headers: &[(&str, HeaderValue)]) -> Message {
     let headers: BTreeMap<ShortString, HeaderValue> =

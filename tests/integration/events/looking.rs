@@ -187,6 +187,14 @@ async fn check_names_the_missing_permission_to_bind_or_declare() {
         assert_eq!(checked.stdout.contains(&advice), refused, "{}", checked.stdout);
         assert_eq!(checked.code, Some(i32::from(refused)), "{}", checked.stdout);
     }
+    // Topic permissions are about the binding's own key, ticket.#.
+    for (read, refused) in [(r"'^call\.'", true), (r"'^ticket\.'", false)] {
+        broker.ctl(&format!("set_topic_permissions {user} {exchange} '.*' {read}")).await.expect("permissions");
+        let checked = run(&["check", "--no-crm"], &env, b"").await;
+        let advice = "permit the user to read the topic ticket.#: rabbitmqctl set_topic_permissions";
+        assert_eq!(checked.stdout.contains(advice), refused, "{}", checked.stdout);
+        assert_eq!(checked.code, Some(i32::from(refused)), "{}", checked.stdout);
+    }
     // An exchange that is not there yet needs the permission to declare it. The check declares nothing.
     let file = File::new(&first_rules(&format!("{}.new", rig.queue)));
     let env = rig.env(&[("WTW_BROKER_URLS", &url), ("WTW_CONFIG", file.path())]);

@@ -189,6 +189,27 @@ async fn retry_replay_and_shovel_keep_exchange_routing_key_and_message_id() {
     assert_eq!(rig.crm.stats().await["created"], 3);
 }
 
+/// RabbitMQ dead-letters a message without our headers. A shovel moves it back to the work queue.
+#[tokio::test]
+async fn message_that_the_broker_dead_lettered_and_a_shovel_moved_back_matches_its_rule() {
+    let (rig, worker, exchange, _file) = site("events.moved", &[]).await;
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let death = [
+        ("queue", text(&rig.queue)),
+        ("reason", text("delivery_limit")),
+        ("exchange", text(&exchange)),
+        ("routing-keys", AMQPValue::FieldArray(vec![text("ticket.closed.web")].into())),
+    ];
+    let death = FieldTable::from(BTreeMap::from(death.map(|(name, value)| (name.into(), value))));
+    let deaths = AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into());
+    let headers = FieldTable::from(BTreeMap::from([("x-death".into(), deaths)]));
+    let properties = BasicProperties::default().with_message_id("m-1".into()).with_headers(headers);
+    rig.publish_with(ticket(1).to_string().as_bytes(), properties).await;
+    rig.crm.created(1).await;
+    assert_eq!(rig.crm.names().await, [format!("Call from {} by ticket.closed.web", exchange.len())]);
+    assert_eq!(worker.settled_line(0).await["message_id"], "ticket-1");
+}
+
 #[tokio::test]
 async fn message_that_matched_or_lost_headers_is_not_skipped_as_unmatched() {
     let (rig, worker, _, _file) = site("events.unskipped", &[]).await;
