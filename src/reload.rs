@@ -21,12 +21,14 @@ struct Watched {
     file: WatchedFile,
     watch: FileWatch,
     reports: Arc<WatchedFiles>,
+    /// The problem that was reported last.
+    problem: Option<String>,
 }
 
 impl Watched {
     fn new(key: FileKey, file: WatchedFile, reports: Arc<WatchedFiles>) -> Self {
         reports.watched(key, file.path());
-        Self { key, watch: file.watch(), file, reports }
+        Self { key, watch: file.watch(), file, reports, problem: None }
     }
 
     /// The file's text after its next change. A file that cannot be read is reported.
@@ -42,13 +44,18 @@ impl Watched {
         }
     }
 
-    /// Reports that the file is in use, with the warnings about it, or why it is not.
-    fn report(&self, used: &Result<Vec<Problem>, Problems>) {
+    /// Reports that the file is in use, with the warnings about it, or why it is not. A problem that a second try finds again is
+    /// not reported twice.
+    fn report(&mut self, used: &Result<Vec<Problem>, Problems>) {
         let (key, path) = (self.key.as_str(), self.file.path().display());
         let problem = used.as_ref().err().map(|Problems(problems)| {
             let listed: Vec<String> = problems.iter().map(ToString::to_string).collect();
             shorten(&listed.join("; "), LONGEST_REPORT)
         });
+        if self.watch.is_repeated() && problem.is_some() && problem == self.problem {
+            return;
+        }
+        self.problem.clone_from(&problem);
         match &problem {
             None => tracing::info!(key, %path, "the file changed, and is in use"),
             Some(problem) => tracing::warn!(
@@ -117,17 +124,21 @@ pub(crate) async fn rules(
         let compiled = tokio::task::spawn_blocking(move || {
             config::read_rules(&events, &text).and_then(|events| compiling.compile(&events))
         });
-        let compiled = compiled.await.unwrap_or_else(|_| {
-            let source = format!("file {}", watched.file.path().display());
-            Err(Problems(vec![Problem::new("rules", source, "compiling or an example panicked: report this bug")]))
-        });
-        let used = match compiled {
-            Ok(rules) => {
+        let used = match compiled.await {
+            Ok(Ok(rules)) => {
                 let identity = rules.identity();
                 ownership.replace_identities(identity, || mapper.replace(rules)).await;
                 Ok(Vec::new())
             }
-            Err(problems) => Err(problems),
+            Ok(Err(problems)) => {
+                // A file that only an example names can be corrected without a change of this one.
+                watched.watch.try_again();
+                Err(problems)
+            }
+            Err(_) => {
+                let source = format!("file {}", watched.file.path().display());
+                Err(Problems(vec![Problem::new("rules", source, "compiling or an example panicked: report this bug")]))
+            }
         };
         watched.report(&used);
     }

@@ -58,8 +58,11 @@ impl Settler {
             Ok(queue) => queue,
             Err(settlement) => return settlement,
         };
-        let is_id_open = matches!(disposition, Disposition::DeadLetter(failure) if failure.leaves_id_open())
-            && self.mapper.has_rules();
+        let is_id_open = if let Disposition::DeadLetter(failure) = disposition {
+            failure.leaves_id_open() && self.mapper.has_rules()
+        } else {
+            state.is_id_open
+        };
         // From its first copy on the message has an id, so that the ledger can protect it.
         if state.message_id.is_none() && !is_id_open {
             state.message_id = Some(message.id().map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned));

@@ -278,6 +278,7 @@ impl Worker {
             Ok(Mapped::Skip { rule }) => d.rule.clone_from(rule),
             Err(failure) => {
                 d.rule.clone_from(&failure.rule);
+                d.state.is_id_open = failure.leaves_id_open() && self.mapper.has_rules();
                 if d.state.message_id.is_none() {
                     d.state.message_id = failure.message_id.as_deref().map(str::to_owned);
                 }

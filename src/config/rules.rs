@@ -101,8 +101,8 @@ pub enum RuleAction {
     Skip,
 }
 
-/// Reads `[[rules]]`. Example files are in the folder of `source`.
-pub(super) fn read(value: Toml, source: &str, problems: &mut Vec<Problem>) -> Vec<RuleText> {
+/// Reads `[[rules]]`. Example files are in the folder of `source`. No further file is waited for after `stop`.
+pub(super) fn read(value: Toml, source: &str, problems: &mut Vec<Problem>, stop: &CancellationToken) -> Vec<RuleText> {
     let tables = match tables(value) {
         Ok(tables) => tables,
         Err(message) => {
@@ -117,7 +117,7 @@ pub(super) fn read(value: Toml, source: &str, problems: &mut Vec<Problem>) -> Ve
     }
     let mut rules: Vec<RuleText> = Vec::new();
     for (number, table) in (1..).zip(tables) {
-        if let Some(rule) = rule(number, table, source, &rules, problems) {
+        if let Some(rule) = rule(number, table, source, &rules, problems, stop) {
             rules.push(rule);
         }
     }
@@ -130,6 +130,7 @@ fn rule(
     source: &str,
     earlier: &[RuleText],
     problems: &mut Vec<Problem>,
+    stop: &CancellationToken,
 ) -> Option<RuleText> {
     let mut reader = TableReader::new(format!("rule {number}"), table, source, problems);
     let before = reader.count();
@@ -145,7 +146,7 @@ fn rule(
     let mut examples = Vec::new();
     for (number, table) in (1..).zip(reader.tables("examples")) {
         let place = format!("{}, example {number}", reader.place);
-        examples.extend(example::read(reader.inner(place, table), folder));
+        examples.extend(example::read(reader.inner(place, table), folder, stop));
     }
     let is_clean = reader.is_clean_since(before);
     reader.finish();
@@ -323,7 +324,7 @@ impl Events {
                 }
             }
         } else if let Some((value, source)) = rules {
-            events.rules = read(value, &source, problems);
+            events.rules = read(value, &source, problems, stop);
         }
         events
     }

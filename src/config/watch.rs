@@ -51,7 +51,7 @@ impl WatchedFile {
     /// Starts to watch for changes since the first reading.
     #[must_use]
     pub fn watch(&self) -> FileWatch {
-        FileWatch { file: self.clone(), reading: None }
+        FileWatch { file: self.clone(), reading: None, tries_again: false, is_repeated: false }
     }
 }
 
@@ -68,23 +68,41 @@ pub struct FileWatch {
     file: WatchedFile,
     /// The reading that runs now. There is only one, even if a file system hangs.
     reading: Option<JoinHandle<Result<String, String>>>,
+    /// Whether the same text is returned once more.
+    tries_again: bool,
+    /// Whether the text was returned before, see [`Self::try_again`].
+    is_repeated: bool,
 }
 
 impl FileWatch {
     /// Waits for the next change and returns it once: the new text, or why the file cannot be read. A change counts when
     /// two readings agree, so a file that is missing or half written for a moment is ignored.
     pub async fn changed(&mut self) -> Result<String, String> {
+        let tries_again = std::mem::take(&mut self.tries_again);
         let mut last = self.file.in_use;
         loop {
             sleep(INTERVAL).await;
             let read = self.read().await;
             let reading = digest(read.as_deref().map_err(String::as_str));
-            if reading == last && reading != self.file.in_use {
+            let is_repeated = reading == self.file.in_use;
+            if reading == last && (tries_again || !is_repeated) {
                 self.file.in_use = reading;
+                self.is_repeated = is_repeated;
                 return read;
             }
             last = reading;
         }
+    }
+
+    /// Makes [`Self::changed`] return the same text once more if the file does not change.
+    pub fn try_again(&mut self) {
+        self.tries_again = true;
+    }
+
+    /// Whether [`Self::changed`] returned the same text as the time before.
+    #[must_use]
+    pub fn is_repeated(&self) -> bool {
+        self.is_repeated
     }
 
     async fn read(&mut self) -> Result<String, String> {
@@ -162,6 +180,21 @@ mod tests {
         let mut watch = WatchedFile::new(&file.0, "read at start", 10).watch();
         tokio::time::pause();
         assert_eq!(next(&mut watch).await, Some(Ok("new".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn text_is_returned_once_more_when_it_is_tried_again() {
+        let file = Temporary::new("again");
+        file.write("b");
+        let mut watch = WatchedFile::new(&file.0, "a", 10).watch();
+        tokio::time::pause();
+        assert_eq!((next(&mut watch).await, watch.is_repeated()), (Some(Ok("b".to_owned())), false));
+        watch.try_again();
+        assert_eq!((next(&mut watch).await, watch.is_repeated()), (Some(Ok("b".to_owned())), true));
+        assert_eq!(next(&mut watch).await, None, "once");
+        watch.try_again();
+        file.write("c");
+        assert_eq!((next(&mut watch).await, watch.is_repeated()), (Some(Ok("c".to_owned())), false));
     }
 
     #[tokio::test]

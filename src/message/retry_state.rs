@@ -190,6 +190,8 @@ pub struct RetryState {
     pub edited: Option<String>,
     /// The publisher's headers that did not fit an earlier copy, separated by commas.
     pub dropped: String,
+    /// The rules failed at this delivery before one of them created a message id.
+    pub is_id_open: bool,
 }
 
 impl RetryState {

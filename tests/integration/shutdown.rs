@@ -133,18 +133,23 @@ async fn sigterm_ends_the_worker_while_a_configuration_file_hangs() {
     let pipe = std::env::temp_dir().join(format!("wtw-hangs-{}", std::process::id()));
     assert!(Command::new("mkfifo").arg(&pipe).status().await.expect("mkfifo").success());
     let pipe = pipe.to_str().expect("text").to_owned();
+    let rules = format!("{pipe}.toml");
+    let example = format!("event_file = {pipe:?}\nskipped = true");
+    std::fs::write(&rules, format!("[[rules]]\nname = 'r'\naction = 'skip'\n[[rules.examples]]\n{example}\n"))
+        .expect("written");
     // The worker reads certificates when its configuration is complete.
     let crm = [("WTW_CRM_SERVER", "http://127.0.0.1:9"), ("WTW_CRM_OPERATION", "demo"), ("WTW_CRM_TOKENS", "t")];
-    for (variable, is_complete) in [
-        ("WTW_CRM_TOKENS_FILE", false),
-        ("WTW_BROKER_URLS_FILE", false),
-        ("WTW_LEDGER_URL_FILE", false),
-        ("WTW_CONFIG", false),
-        ("WTW_EVENTS_RULES_FILE", false),
-        ("WTW_CRM_CA_FILE", true),
+    for (variable, file, is_complete) in [
+        ("WTW_CRM_TOKENS_FILE", &pipe, false),
+        ("WTW_BROKER_URLS_FILE", &pipe, false),
+        ("WTW_LEDGER_URL_FILE", &pipe, false),
+        ("WTW_CONFIG", &pipe, false),
+        ("WTW_EVENTS_RULES_FILE", &pipe, false),
+        ("WTW_EVENTS_RULES_FILE", &rules, false),
+        ("WTW_CRM_CA_FILE", &pipe, true),
     ] {
         let others = if is_complete { &crm[..] } else { &[] };
-        let set = [&[(variable, pipe.as_str())], others].concat();
+        let set = [&[(variable, file.as_str())], others].concat();
         let env: Vec<_> = set.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let mut hanging = Process::start(&["run"], &env);
         let id = hanging.id();
@@ -159,4 +164,5 @@ async fn sigterm_ends_the_worker_while_a_configuration_file_hangs() {
         assert!(hanging.lines().iter().any(is_said), "{variable}: {:?}", hanging.lines());
     }
     std::fs::remove_file(pipe).expect("removed");
+    std::fs::remove_file(rules).expect("removed");
 }

@@ -51,9 +51,9 @@ pub enum Expected {
 }
 
 /// Reads one example. Its files are in `folder`.
-pub(super) fn read(mut reader: TableReader<'_>, folder: &Path) -> Option<Example> {
+pub(super) fn read(mut reader: TableReader<'_>, folder: &Path, stop: &CancellationToken) -> Option<Example> {
     let before = reader.count();
-    let event = event(&mut reader, folder);
+    let event = event(&mut reader, folder, stop);
     let routing_key = reader.text("routing_key").unwrap_or_default();
     let exchange = reader.text("exchange").unwrap_or_default();
     let headers = scalars(&mut reader, "headers");
@@ -67,12 +67,12 @@ pub(super) fn read(mut reader: TableReader<'_>, folder: &Path) -> Option<Example
     is_clean.then_some(Example { event, routing_key, exchange, headers, message_id, published_at, now, expected })
 }
 
-fn event(reader: &mut TableReader<'_>, folder: &Path) -> Option<Vec<u8>> {
+fn event(reader: &mut TableReader<'_>, folder: &Path, stop: &CancellationToken) -> Option<Vec<u8>> {
     let text = reader.text("event");
     let file = reader.text("event_file");
     match (text, file) {
         (Some(text), None) => Some(text.into_bytes()),
-        (None, Some(file)) => read_file(&folder.join(file)).map_err(|why| reader.problem("event_file", why)).ok(),
+        (None, Some(file)) => read_file(&folder.join(file), stop).map_err(|why| reader.problem("event_file", why)).ok(),
         (Some(_), Some(_)) => {
             reader.problem("event_file", "cannot be given with event; one of the two is allowed");
             None
@@ -84,8 +84,8 @@ fn event(reader: &mut TableReader<'_>, folder: &Path) -> Option<Vec<u8>> {
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let read = files::read(path, MAX_EVENT, &CancellationToken::new());
+fn read_file(path: &Path, stop: &CancellationToken) -> Result<Vec<u8>, String> {
+    let read = files::read(path, MAX_EVENT, stop);
     read.map(String::into_bytes).map_err(|why| format!("{} {why}", path.display()))
 }
 

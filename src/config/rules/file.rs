@@ -22,7 +22,7 @@ pub(super) fn first_read(events: &Events, path: &Path, stop: &CancellationToken)
     let text = files::read(path, files::MAX_TOML_BYTES, stop)
         .map_err(|why| Problems(vec![Problem::new(KEY, path.display().to_string(), why)]))?;
     let file = WatchedFile::new(path, &text, files::MAX_TOML_BYTES);
-    read_rules(&Events { rules_file: Some(file), ..events.clone() }, &text)
+    read_text(&Events { rules_file: Some(file), ..events.clone() }, &text, stop)
 }
 
 /// The events, with the rules replaced by those in the text of their file.
@@ -30,6 +30,10 @@ pub(super) fn first_read(events: &Events, path: &Path, stop: &CancellationToken)
 /// # Errors
 /// Everything that is wrong with the text. A text without rules is wrong, too.
 pub fn read_rules(events: &Events, text: &str) -> Result<Events, Problems> {
+    read_text(events, text, &CancellationToken::new())
+}
+
+fn read_text(events: &Events, text: &str, stop: &CancellationToken) -> Result<Events, Problems> {
     let source = events.rules_file.as_ref().map_or_else(|| Path::new(KEY), WatchedFile::path).display().to_string();
     let mut problems = Vec::new();
     let table: Table = text.parse().map_err(|error: toml::de::Error| {
@@ -56,7 +60,7 @@ pub fn read_rules(events: &Events, text: &str) -> Result<Events, Problems> {
         }
     }
     let settings = settings(own, &source, events, &mut problems);
-    let rules = rules.map(|rules| read(rules, &source, &mut problems)).unwrap_or_default();
+    let rules = rules.map(|rules| read(rules, &source, &mut problems, stop)).unwrap_or_default();
     if rules.is_empty() && problems.is_empty() {
         problems.push(Problem::new("rules", &source, "are missing; a rules file has at least one of [[rules]]"));
     }

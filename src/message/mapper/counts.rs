@@ -78,7 +78,9 @@ impl Counts {
             return;
         };
         let counts = inner.of(rule);
-        counts.last_match = Some(now);
+        if trace.chosen.is_some() {
+            counts.last_match = Some(now);
+        }
         match (result, failed.map(|failure| failure.kind)) {
             (Ok(Mapped::Skip { .. }), _) => counts.skipped += 1,
             (Ok(Mapped::Send { .. }), _) | (_, Some(Kind::InvalidTask)) => counts.matched += 1,

@@ -60,6 +60,7 @@ fn state() -> RetryState {
         routing_key: "new".to_owned(),
         replays: 3,
         dropped: "x-large".to_owned(),
+        is_id_open: false,
     }
 }
 

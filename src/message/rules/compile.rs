@@ -20,7 +20,7 @@ use crate::suggest::suggest;
 const STACK: usize = 64 << 20;
 
 /// A template that contains one of these can depend on the time zone and the holidays.
-const DATES: [&str; 5] = ["|", "now", "published_at", "timestamp", "headers"];
+const DATES: [&str; 6] = ["|", "now", "published_at", "timestamp", "headers", "ce"];
 
 /// Compiles all rules.
 pub(super) fn rules(events: &Events, task: &config::Task, timezone: &TimeZone) -> Result<Rules, Vec<Problem>> {

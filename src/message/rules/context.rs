@@ -18,8 +18,10 @@ use crate::message::event::{self, Mode};
 use crate::message::failure::Failure;
 use crate::message::published::published_at;
 use crate::message::reference::Reference;
-use crate::message::retry_state::{OURS, is_brokers};
+use crate::message::retry_state::{OURS, is_brokers, without_brokers};
 
+/// Stands among a template's variables if it may read the data of a CloudEvent.
+pub(super) const EVENT_DATA: &str = "ce.data";
 /// The longest message id, in bytes: that of an AMQP property.
 pub(super) const MAX_ID: usize = 255;
 
@@ -48,6 +50,8 @@ pub(super) struct Variables<'a> {
     headers: OnceCell<Value>,
     properties: OnceCell<Value>,
     cloud_event: OnceCell<Value>,
+    /// The CloudEvent without its data, for which no body is read in binary mode.
+    attributes: OnceCell<Value>,
 }
 
 /// The variables that a template can read.
@@ -84,6 +88,7 @@ impl<'a> Variables<'a> {
             headers: OnceCell::new(),
             properties: OnceCell::new(),
             cloud_event: OnceCell::new(),
+            attributes: OnceCell::new(),
         }
     }
 
@@ -104,7 +109,10 @@ impl<'a> Variables<'a> {
                 "message_id" => message.id().map(Value::text),
                 "published_at" => self.published_at(),
                 "now" => Some(Value::from(Moment::new(first_seen_at, self.calendar))),
-                "ce" => Some(self.cloud_event()?).filter(|event| !matches!(event, Value::Null)),
+                "ce" => {
+                    let event = self.cloud_event(used.contains(EVENT_DATA))?;
+                    Some(event).filter(|event| !matches!(event, Value::Null))
+                }
                 _ => None,
             };
             context.set(name, value);
@@ -140,20 +148,21 @@ impl<'a> Variables<'a> {
         Some(Value::from(Moment::new(at, self.calendar)))
     }
 
-    /// The CloudEvent; null for other messages.
-    fn cloud_event(&self) -> Result<Value, Failure> {
-        if let Some(event) = self.cloud_event.get() {
+    /// The CloudEvent; null for other messages. Its data can be missing if `has_data` is false.
+    fn cloud_event(&self, has_data: bool) -> Result<Value, Failure> {
+        let built = if has_data { &self.cloud_event } else { &self.attributes };
+        if let Some(event) = built.get() {
             return Ok(event.clone());
         }
         let event = match event::mode(self.incoming.message)? {
             None => Value::Null,
             Some(Mode::Structured) => structured(self.body()?)?,
-            Some(Mode::Binary(prefix)) => self.binary(prefix)?,
+            Some(Mode::Binary(prefix)) => self.binary(prefix, has_data)?,
         };
-        Ok(self.cloud_event.get_or_init(|| event).clone())
+        Ok(built.get_or_init(|| event).clone())
     }
 
-    fn binary(&self, prefix: &str) -> Result<Value, Failure> {
+    fn binary(&self, prefix: &str, has_data: bool) -> Result<Value, Failure> {
         let message = self.incoming.message;
         let mut members = Members::new();
         if let Value::Map(headers) = self.headers() {
@@ -164,7 +173,7 @@ impl<'a> Variables<'a> {
         if let Some(content_type) = content_type {
             members.insert("datacontenttype".into(), Value::text(content_type));
         }
-        if !message.body.is_empty() {
+        if has_data && !message.body.is_empty() {
             let data = match event::is_json(content_type.unwrap_or_default()) {
                 true => self.body()?,
                 false => event::text(message).map_or(Value::Bytes, |text| Value::text(&text)),
@@ -181,7 +190,7 @@ impl<'a> Variables<'a> {
     pub(super) fn own_id(&self) -> Result<Option<String>, Failure> {
         let event = match event::mode(self.incoming.message)? {
             None => return Ok(self.incoming.message.id().map(str::to_owned)),
-            Some(_) => self.cloud_event()?,
+            Some(_) => self.cloud_event(false)?,
         };
         let attribute = |name: &str| -> Result<String, Failure> {
             let why = match event.at_path(name) {
@@ -191,13 +200,13 @@ impl<'a> Variables<'a> {
             };
             Err(event::invalid(&why))
         };
-        // A source is a URI and cannot contain a blank. So the first blank always separates the two parts.
-        let id = format!("{} {}", attribute("source")?, attribute("id")?);
+        // A source is a URI, so a blank in it was not encoded. The first blank of the id separates the two parts.
+        let id = format!("{} {}", attribute("source")?.replace(' ', "%20"), attribute("id")?);
         Ok(Some(if id.len() > MAX_ID { format!("cloudevent-{:x}", Sha256::digest(&id)) } else { id }))
     }
 }
 
-/// The body of a structured event. Its data is decoded if it is Base64.
+/// The body of a structured event. Its data is decoded if it is Base64, and parsed if its content type means JSON.
 fn structured(event: Value) -> Result<Value, Failure> {
     let Value::Map(body) = &event else {
         return Err(event::invalid(
@@ -207,9 +216,11 @@ fn structured(event: Value) -> Result<Value, Failure> {
     let Some(packed) = body.get("data_base64").and_then(Value::as_text) else {
         return Ok(event);
     };
+    let is_json = event::is_json(body.get("datacontenttype").and_then(Value::as_text).unwrap_or_default());
     let bytes = STANDARD.decode(packed).map_err(|_| event::invalid("the CloudEvent's data_base64 is not Base64"))?;
     let data = match std::str::from_utf8(&bytes) {
-        Ok(text) => from_json(text).unwrap_or_else(|_| Value::text(text)),
+        Ok(text) if is_json => from_json(text).unwrap_or_else(|_| Value::text(text)),
+        Ok(text) => Value::text(text),
         Err(_) => Value::Bytes,
     };
     let mut members = Members::clone(body);
@@ -227,6 +238,7 @@ fn publishers_headers(message: &Message) -> Headers {
 
 /// The properties that every copy of the message keeps.
 fn properties(properties: &Properties, calendar: &Arc<Calendar>) -> Value {
+    let properties = without_brokers(properties);
     let texts = [
         ("content_type", properties.content_type()),
         ("content_encoding", properties.content_encoding()),
@@ -241,7 +253,7 @@ fn properties(properties: &Properties, calendar: &Arc<Calendar>) -> Value {
     if let Some(priority) = properties.priority() {
         members.insert("priority".into(), Value::from(i128::from(*priority)));
     }
-    if let Some(at) = published_at(properties) {
+    if let Some(at) = published_at(&properties) {
         members.insert("timestamp".into(), Value::from(Moment::new(at, calendar)));
     }
     Value::from(members)

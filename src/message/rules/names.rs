@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use minijinja::machinery::ast::CallArg;
 
+use super::context::EVENT_DATA;
 use super::filters;
 use super::parameters::Parameter;
 use crate::suggest::suggest;
@@ -91,6 +92,9 @@ impl Names {
             }
             Some(known) => {
                 self.variables.insert(known);
+                if known == "ce" {
+                    self.variables.insert(EVENT_DATA);
+                }
             }
             None if crate::message::task::FIELDS.contains(&name) => {
                 let message =

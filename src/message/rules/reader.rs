@@ -5,6 +5,7 @@ use minijinja::machinery::Span;
 use minijinja::machinery::ast::{self, BinOpKind, CompareOpKind, Expr as Parsed, UnaryOpKind};
 use minijinja::value::ValueKind;
 
+use super::context::EVENT_DATA;
 use super::names::{self, Names};
 use super::number::{Arithmetic, Number};
 use super::operators::ComparisonOperator;
@@ -138,6 +139,7 @@ impl<'s> Reader<'s> {
     }
 
     fn member(&mut self, of: &Parsed<'_>, name: &str, offset: usize) -> Expr {
+        let had_data = self.names.variables.contains(EVENT_DATA);
         let is_task = matches!(of, Parsed::Var(variable) if variable.id == "task");
         let of = match is_task && !self.local.iter().any(|local| local == "task") {
             true => {
@@ -147,6 +149,9 @@ impl<'s> Reader<'s> {
             }
             false => self.part(of),
         };
+        if matches!(of.expr, Expr::Variable("ce")) && name != "data" && !had_data {
+            self.names.variables.remove(EVENT_DATA);
+        }
         let variable = match &of.expr {
             Expr::Variable(variable) => Some(*variable),
             Expr::Local(local) if &**local == "loop" => Some("loop"),

@@ -171,6 +171,23 @@ async fn message_is_held_for_gate_hold_and_a_closed_gate_dead_letters_nothing() 
     assert_eq!((test.copies(), test.settled()), (vec![held.clone(), held], vec!["acked"; 2]));
 }
 
+/// A rule that is added before the replay creates the id.
+#[tokio::test(start_paused = true)]
+async fn held_message_that_no_rule_matched_gets_no_id_yet() {
+    let path = std::env::temp_dir().join(format!("wtw-held-{}.toml", std::process::id()));
+    std::fs::write(&path, "[[rules]]\nname = 'other'\nrouting_key = 'other'\naction = 'skip'").unwrap();
+    let test = TestWorker::new(&[("WTW_CONFIG", path.to_str().unwrap()), ("WTW_GATE_HOLD", "40s")]).await;
+    std::fs::remove_file(&path).unwrap();
+    test.ledger.fails_to_read.store(true, Ordering::SeqCst);
+    test.handle(message("a")).await;
+    let held = test.take_copy();
+    assert_eq!((held.header("x-wtw-error-kind"), held.header("x-wtw-message-id")), (None, None));
+    test.ledger.fails_to_read.store(false, Ordering::SeqCst);
+    test.handle(held).await;
+    let dead = test.take_copy();
+    assert_eq!((dead.header("x-wtw-error-kind"), dead.header("x-wtw-message-id")), (Some(&text("unmatched")), None));
+}
+
 #[tokio::test(start_paused = true)]
 async fn message_that_is_too_large_waits_for_nothing() {
     let test = TestWorker::new(&[]).await;

@@ -118,6 +118,24 @@ async fn changed_rules_file_is_used_and_an_invalid_one_changes_nothing() {
     assert_eq!(file_on_page(&worker).await["problem"], Value::Null);
 }
 
+#[tokio::test]
+async fn refused_rules_are_used_once_the_file_of_their_example_is_there() {
+    let rig = Rig::new("events.example").await;
+    let file = Watched::new(&rules("first", "{{ body.id }}"));
+    let worker = rig.worker(&[("WTW_EVENTS_RULES_FILE", file.path())]).await;
+    let event = Watched::new("");
+    std::fs::remove_file(&event.0).expect("removed");
+    let named = format!("event_file = {:?}", event.path());
+    file.replace(&rules("second", "{{ body.id }}").replace("event = '{\"id\": 1}'", &named));
+    worker.reaches(FAILURE, 1.0).await;
+    let problem = file_on_page(&worker).await["problem"].as_str().expect("a problem").to_owned();
+    assert!(problem.contains("there is no such file"), "{problem}");
+    event.replace("{\"id\": 1}");
+    worker.reaches(SUCCESS, 1.0).await;
+    assert_eq!((worker.metric(FAILURE).await, worker.metric(IN_USE).await), (1.0, 1.0));
+    assert_eq!(file_on_page(&worker).await["problem"], Value::Null);
+}
+
 /// No ledger knows the new id of a message that was sent before.
 #[tokio::test]
 async fn redelivered_messages_are_in_doubt_after_a_reload_that_changes_message_ids() {

@@ -199,6 +199,15 @@ fn rules_do_not_see_our_headers_and_the_brokers() {
     assert_eq!(fields_of(&body)["description"], "theirs");
 }
 
+/// A CloudEvent in binary mode.
+fn binary(prefix: &str, body: &str) -> Sample {
+    let mut sample = event(body);
+    for (name, value) in [("specversion", "1.0"), ("id", "7"), ("source", "/s"), ("type", "t")] {
+        sample.headers.insert(format!("{prefix}{name}"), text_header(value));
+    }
+    sample
+}
+
 #[test]
 fn cloud_event_is_read_in_both_modes() {
     let text = rule("", "description = \"{{ ce.type }} {{ ce.data.x }}\"");
@@ -207,13 +216,6 @@ fn cloud_event_is_read_in_both_modes() {
         let mut sample = event(body);
         sample.headers.insert("content-type".to_owned(), text_header("application/cloudevents+json; charset=utf-8"));
         map(&mapper, sample)
-    };
-    let binary = |prefix: &str, body: &str| {
-        let mut sample = event(body);
-        for (name, value) in [("specversion", "1.0"), ("id", "7"), ("source", "/s"), ("type", "t")] {
-            sample.headers.insert(format!("{prefix}{name}"), text_header(value));
-        }
-        sample
     };
     let whole = r#"{"specversion": "1.0", "id": "7", "source": "/s", "type": "t", "data": {"x": 1}}"#;
     let packed = r#"{"specversion": "1.0", "id": "7", "source": "/s", "type": "t", "data_base64": "eyJ4IjogMX0="}"#;
@@ -244,6 +246,66 @@ fn cloud_event_is_read_in_both_modes() {
         let failure = result.unwrap_err();
         assert_eq!(failure.kind, Kind::InvalidMessage);
         assert!(failure.message.contains(said), "{failure}");
+    }
+}
+
+#[test]
+fn body_of_a_binary_cloud_event_is_read_only_for_its_data() {
+    let mapped = |description: &str| {
+        let fields = format!("description = \"{description}\"");
+        map(&mapper(&rule("when = \"ce.type == 't'\"", &fields)), binary("cloudEvents_", "no JSON"))
+    };
+    for attributes in ["{{ ce.id }}", "{{ ce['id'] }}"] {
+        let Ok(Mapped::Send { message_id, .. }) = mapped(attributes) else { panic!("{attributes}") };
+        assert_eq!(message_id.as_deref(), Some("/s 7"));
+    }
+    for data in ["{{ ce.data }}", "{{ ce.id }}{{ ce.data.x }}", "{{ ce.data.x }}{{ ce.id }}", "{{ ce.get('data') }}"] {
+        assert_eq!(mapped(data).unwrap_err().kind, Kind::InvalidMessage, "{data}");
+    }
+}
+
+#[test]
+fn data_that_is_declared_as_no_json_stays_a_text() {
+    let mapper = mapper(&rule("", "description = \"{{ ce.data }}\""));
+    let json = r#""datacontenttype": "application/json","#;
+    for (declared, expected) in [("", "a"), (json, "a"), (r#""datacontenttype": "text/plain","#, "\"a\"")] {
+        // The data is "a" in quotes.
+        let body = format!(r#"{{{declared} "id": "7", "source": "/s", "data_base64": "ImEi"}}"#);
+        let mut sample = event(&body);
+        sample.headers.insert("content-type".to_owned(), text_header("application/cloudevents+json"));
+        let Ok(Mapped::Send { body, .. }) = map(&mapper, sample) else { panic!("{declared}") };
+        assert_eq!(fields_of(&body)["description"], expected, "{declared}");
+    }
+}
+
+#[test]
+fn source_and_id_of_a_cloud_event_are_not_confused() {
+    let mapper = mapper(&rule("", ""));
+    let id = |source: &str, id: &str| {
+        let mut sample = binary("cloudEvents_", "");
+        sample.headers.insert("cloudEvents_source".to_owned(), text_header(source));
+        sample.headers.insert("cloudEvents_id".to_owned(), text_header(id));
+        let Ok(Mapped::Send { message_id, .. }) = map(&mapper, sample) else { panic!("{source}, {id}") };
+        message_id.unwrap()
+    };
+    assert_eq!((id("a", "b c"), id("a b", "c")), ("a b c".to_owned(), "a%20b c".to_owned()));
+}
+
+#[test]
+fn rule_whose_condition_fails_has_not_matched() {
+    let mapper = mapper(&rule("when = \"body.two < 3\"", ""));
+    assert_eq!(map(&mapper, event(r#"{"two": "2"}"#)).unwrap_err().kind, Kind::MappingFailed);
+    assert_eq!((mapper.counts()[0].failed, mapper.counts()[0].last_match), (1, None));
+}
+
+#[test]
+fn reply_address_that_no_copy_keeps_is_not_seen() {
+    let mapper = mapper(&rule("", "description = \"{{ properties.reply_to | default('none') }}\""));
+    for (address, seen) in [("replies", "replies"), ("amq.rabbitmq.reply-to.g1", "none")] {
+        let properties = Properties::default().with_reply_to(address.into());
+        let message = Message { properties, ..event("{}").message().unwrap() };
+        let Ok(Mapped::Send { body, .. }) = mapper.map(&message, &RetryState::new(&message), NOW) else { panic!() };
+        assert_eq!(fields_of(&body)["description"], seen);
     }
 }
 

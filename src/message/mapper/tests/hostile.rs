@@ -305,9 +305,12 @@ fn identity_changes_with_zone_and_holidays_that_an_id_uses() {
     let identity =
         |head: &str, id: &str| mapper(&format!("{head}\n{}", rule(&format!("message_id = {id:?}"), ""))).identity();
     let (zone, days) = ("[crm]\ntimezone = \"Europe/Madrid\"", "[events]\nholidays = [\"2027-01-01\"]");
-    let dated = "{{ body.at | add_business_days(1) }}";
+    // In binary mode the time of a CloudEvent can be an AMQP timestamp, which is written in the zone.
+    let dated = ["{{ body.at | add_business_days(1) }}", "{{ ce.id }} {{ ce.time }}"];
     for head in [zone, days] {
-        assert_ne!(identity(head, dated), identity("", dated), "{head}");
+        for id in dated {
+            assert_ne!(identity(head, id), identity("", id), "{head}: {id}");
+        }
         assert_eq!(identity(head, "{{ body.id }}"), identity("", "{{ body.id }}"), "{head}");
     }
 }
