@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use super::schema;
 use crate::broker::bindings::shown;
 use crate::broker::url::vhost;
-use crate::config::{Binding, Config, Example, RuleAction, RuleText, Scalar};
+use crate::config::{Binding, Config, Example, ExchangeType, RuleAction, RuleText, Scalar};
+use crate::message::rules::pattern;
 
 const JSON: &str = "application/json";
 
@@ -20,7 +21,8 @@ pub(super) fn document(config: &Config) -> Value {
     add(&mut channels, &mut operations, "workQueue", work_queue(queue, &vhost, &all), &all);
     for (number, binding) in (1..).zip(&config.broker.bindings) {
         let name = format!("exchange{number}");
-        add(&mut channels, &mut operations, &name, exchange(binding, queue, &vhost, &all), &all);
+        let delivered = delivered(binding, &config.events.rules, &all);
+        add(&mut channels, &mut operations, &name, exchange(binding, queue, &vhost, &delivered), &delivered);
     }
     json!({
         "asyncapi": "3.0.0",
@@ -34,6 +36,16 @@ pub(super) fn document(config: &Config) -> Value {
         "operations": operations,
         "components": { "messages": messages },
     })
+}
+
+/// The messages that can arrive through a binding: those whose rule is for a routing key that the binding delivers.
+fn delivered<'a>(binding: &Binding, rules: &[RuleText], all: &[&'a String]) -> Vec<&'a String> {
+    let by_key = matches!(binding.exchange_type, Some(ExchangeType::Topic | ExchangeType::Direct));
+    let is_delivered = |rule: &RuleText| {
+        !by_key || rule.routing_key.as_ref().is_none_or(|key| pattern::overlap(key, &binding.routing_key))
+    };
+    let is_listed = |name: &String| rules.iter().find(|rule| rule.name == *name).is_none_or(is_delivered);
+    all.iter().copied().filter(|name| is_listed(name)).collect()
 }
 
 fn add(
@@ -64,7 +76,8 @@ fn listed(all: &[&String]) -> Value {
 fn work_queue(queue: &str, vhost: &str, all: &[&String]) -> Value {
     json!({
         "address": queue,
-        "description": "The work queue; publish through the default exchange with its name as routing key.",
+        "description": "The work queue. Messages arrive through the exchanges that it is bound to, or through the default \
+                        exchange with its name as routing key.",
         "messages": listed(all),
         "bindings": { "amqp": {
             "is": "queue",
@@ -102,7 +115,12 @@ fn exchange(binding: &Binding, queue: &str, vhost: &str, all: &[&String]) -> Val
 fn messages(config: &Config) -> Map<String, Value> {
     let rules = &config.events.rules;
     if rules.is_empty() {
-        let message = message("Task message", "A task of the CRM.", JSON, schema(), Vec::new());
+        let mut payload = schema();
+        // AsyncAPI reads a payload as JSON Schema draft 7, which has all keywords that are used here.
+        if let Some(members) = payload.as_object_mut() {
+            members.remove("$schema");
+        }
+        let message = message("Task message", "A task of the CRM.", JSON, payload, Vec::new());
         return Map::from_iter([("task".to_owned(), message)]);
     }
     rules.iter().map(|rule| (rule.name.clone(), event(rule))).collect()
@@ -135,13 +153,9 @@ fn message(title: &str, text: &str, content_type: &str, payload: Value, examples
     json!({
         "examples": examples,
         "title": title,
-        "description": text,
+        "description": format!("{text} The AMQP property message_id is the same for every copy of it."),
         "contentType": content_type,
         "payload": payload,
-        "correlationId": {
-            "description": "message_id: the same for every copy of an event, so that it creates one task.",
-            "location": "$message.header#/message_id",
-        },
         "bindings": { "amqp": { "bindingVersion": "0.3.0" } },
     })
 }

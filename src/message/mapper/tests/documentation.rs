@@ -44,17 +44,40 @@ fn filter_returns_what_the_page_says() {
     }
 }
 
-#[test]
-fn rules_on_the_page_pass_their_examples() {
+/// The page's configurations with rules: the first one, the rule for task messages, and the recipes.
+fn rules() -> Vec<&'static str> {
     let rules: Vec<&str> = blocks("toml").into_iter().filter(|block| block.contains("[[rules]]")).collect();
     assert_eq!(rules.len(), 12);
-    for text in rules {
-        let config = config(text).unwrap_or_else(|problems| panic!("{text}\n{problems}"));
-        assert!(config.events.rules.iter().any(|rule| !rule.examples.is_empty()), "{text}");
-        if let Err(problems) = Mapper::new(&config) {
-            panic!("{text}\n{problems}");
+    rules
+}
+
+fn passes(text: &str) {
+    let config = config(text).unwrap_or_else(|problems| panic!("{text}\n{problems}"));
+    assert!(config.events.rules.iter().any(|rule| !rule.examples.is_empty()), "{text}");
+    if let Err(problems) = Mapper::new(&config) {
+        panic!("{text}\n{problems}");
+    }
+}
+
+#[test]
+fn rules_on_the_page_pass_their_examples_in_every_zone_that_it_promises() {
+    for zone in
+        ["UTC", "America/Tijuana", "America/Mexico_City", "America/Bogota", "America/Sao_Paulo", "Europe/Madrid"]
+    {
+        for text in rules() {
+            let zone = format!("[crm]\ntimezone = {zone:?}\n");
+            passes(&if text.contains("[crm]") { text.to_owned() } else { format!("{zone}{text}") });
         }
     }
+}
+
+#[test]
+fn rules_on_the_page_pass_in_one_file_with_the_rule_for_task_messages_last() {
+    let mut rules = rules();
+    let task_message = rules.remove(1);
+    assert!(task_message.contains("name = \"task-message\""), "{task_message}");
+    rules.push(task_message);
+    passes(&rules.join("\n"));
 }
 
 #[test]

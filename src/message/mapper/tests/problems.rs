@@ -127,6 +127,15 @@ fn problem_in_a_rule_is_found_at_start() {
 }
 
 #[test]
+fn event_of_another_type_is_one_problem_and_is_not_called_missing() {
+    for (key, said) in [("event = { number = 17 }", "event ("), ("event_file = 5", "event_file (")] {
+        let found = problems(&format!("{}\n[[rules.examples]]\n{key}\nskipped = true", rule("", "")));
+        assert!(found.contains(said) && found.contains("a text in quotes is allowed"), "{found}");
+        assert!(!found.contains("is missing"), "{found}");
+    }
+}
+
+#[test]
 fn problems_are_reported_together() {
     let text = rule("when = \"bdy\"\nmessage_id = \"{{ now }}\"", "name = \"{{ x }}{{ y | uper }}\"\nnam = \"z\"");
     let found = problems(&text);
