@@ -68,6 +68,7 @@ pub(super) fn read(mut reader: TableReader<'_>, folder: &Path) -> Option<Example
 }
 
 fn event(reader: &mut TableReader<'_>, folder: &Path) -> Option<Vec<u8>> {
+    let before = reader.count();
     let text = reader.text("event");
     let file = reader.text("event_file");
     match (text, file) {
@@ -77,6 +78,8 @@ fn event(reader: &mut TableReader<'_>, folder: &Path) -> Option<Vec<u8>> {
             reader.problem("event_file", "cannot be given with event; one of the two is allowed");
             None
         }
+        // It has the wrong type, which was noted.
+        (None, None) if !reader.is_clean_since(before) => None,
         (None, None) => {
             reader.problem("event", "is missing; the message's body, such as '{\"number\": 17}', or event_file");
             None
