@@ -161,8 +161,10 @@ impl<'s> Reader<'s> {
     }
 
     fn item(&mut self, member: &ast::GetItem<'_>, offset: usize) -> Expr {
+        // A number in quotes may be meant as the position in a list: that is an error, and no absent member.
         if let Parsed::Const(constant) = &member.subscript_expr
             && let Some(name) = constant.value.as_str()
+            && name.parse::<i64>().is_err()
         {
             return self.member(&member.expr, name, offset);
         }
