@@ -269,11 +269,18 @@ impl Rules {
         Ok(given)
     }
 
-    /// The value of a field twice: as other fields read it, and as it is sent. `None` if the field is absent.
+    /// The value of a field twice: as other fields read it, and as it is sent. A date or a number stays one for other
+    /// fields, so that they can calculate with it. `None` if the field is absent.
     fn field(field: &Field, context: &Context) -> Result<Option<(Value, FieldValue)>, String> {
         let value = field.template.value(context).map_err(FailureReason::into_text)?;
         let result = field_value::field(field.name, &value).map_err(|why| field.template.unusable(why))?;
-        Ok(result.map(|result| (value, result)))
+        Ok(result.map(|result| {
+            let sent = match (&value, &result) {
+                (Value::Text(_), FieldValue::Text(sent)) => Some(Value::text(sent)),
+                _ => None,
+            };
+            (sent.unwrap_or(value), result)
+        }))
     }
 
     fn message_id(rule: &Rule, variables: &Variables<'_>) -> Result<Option<String>, Failure> {

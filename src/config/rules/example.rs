@@ -78,6 +78,7 @@ fn event(reader: &mut TableReader<'_>, folder: &Path, stop: &CancellationToken) 
             reader.problem("event_file", "cannot be given with event; one of the two is allowed");
             None
         }
+        // It has the wrong type, which was noted.
         (None, None) if !reader.is_clean_since(before) => None,
         (None, None) => {
             reader.problem("event", "is missing; the message's body, such as '{\"number\": 17}', or event_file");

@@ -255,6 +255,10 @@ fn in_order(templates: BTreeMap<&'static str, Template>, notes: &mut RuleProblem
     while !waiting.is_empty() {
         let is_done = |name: &&str| fields.iter().any(|field| field.name == *name);
         let Some(at) = waiting.iter().position(|field| field.references.iter().all(is_done)) else {
+            // A field that no other one waits for is not part of the circle.
+            while let Some(unused) = waiting.iter().position(|field| !is_used(field.name, &waiting)) {
+                waiting.remove(unused);
+            }
             let circle: Vec<&str> = waiting.iter().map(|field| field.name).collect();
             notes.add("task", format!("has fields that refer to each other in a circle: {}", circle.join(", ")));
             return None;
@@ -262,4 +266,9 @@ fn in_order(templates: BTreeMap<&'static str, Template>, notes: &mut RuleProblem
         fields.push(waiting.remove(at));
     }
     Some(fields)
+}
+
+/// Whether one of the fields uses the field of this name.
+fn is_used(name: &str, fields: &[Field]) -> bool {
+    fields.iter().any(|field| field.references.contains(&name))
 }

@@ -157,7 +157,11 @@ impl<'a> Evaluation<'a> {
             (Value::Map(_) | Value::List(_), Value::Null) => None,
             (Value::Map(_), other) => return self.no_key(key, &other, "; write | string after the key"),
             (Value::List(_), Value::Text(_)) => {
-                let why = "a list needs a number in brackets, not a text; write | int after it";
+                let advice = match key.expr {
+                    Expr::Constant(_) => "it without quotes",
+                    _ => "| int after it",
+                };
+                let why = format!("a list needs a number in brackets, not a text; write {advice}");
                 return self.step(key, |_| Err(why.into()));
             }
             _ => None,

@@ -142,18 +142,19 @@ impl Names {
 
     /// `body.closed-at` is a subtraction for the parser.
     pub(super) fn explain_hyphens(&mut self, source: &str) {
+        const WORDS: &str = "a key with a hyphen is written in brackets: ";
+        let is_other = |c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-'));
         for problem in &mut self.problems {
-            let before = source.get(..problem.offset).unwrap_or_default();
-            let Some(rest) = before.strip_suffix('-') else { continue };
-            let is_name = |c: char| c.is_alphanumeric() || c == '_';
-            let key = rest.rsplit(|c| !is_name(c)).next().unwrap_or_default();
-            let is_member = rest.strip_suffix(key).is_some_and(|path| path.ends_with('.'));
-            if is_member && problem.message.contains("is not a variable") {
-                let name: String =
-                    source.get(problem.offset..).unwrap_or_default().chars().take_while(|c| is_name(*c)).collect();
-                problem.message = format!("a key with a hyphen is written in brackets: ['{key}-{name}']");
+            let (before, after) = source.split_at(source.floor_char_boundary(problem.offset));
+            let first = before.rsplit(is_other).next().unwrap_or_default();
+            let rest = after.split(is_other).next().unwrap_or_default();
+            let is_member = before.strip_suffix(first).is_some_and(|path| path.ends_with('.'));
+            if is_member && first.ends_with('-') && problem.message.contains("is not a variable") {
+                problem.message = format!("{WORDS}['{first}{rest}']");
             }
         }
+        // Each part of a key after its first hyphen was a problem.
+        self.problems.dedup_by(|one, other| one.message == other.message && one.message.starts_with(WORDS));
     }
 }
 

@@ -78,6 +78,7 @@ pub(super) fn compare(
             true => Ok(are_equal == (operator == ComparisonOperator::Eq)),
             false => {
                 let text = if matches!(left, Value::Null) { texts.0 } else { texts.1 };
+                let text = if text.is_empty() { "a value" } else { text };
                 Err(FailureReason::Missing(format!("{text} is null")))
             }
         };

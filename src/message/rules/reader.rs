@@ -83,7 +83,7 @@ impl<'s> Reader<'s> {
                 Expr::Slice(of, self.optional(slice.start.as_ref()), self.optional(slice.stop.as_ref()))
             }
             Parsed::UnaryOp(operator) => match operator.op {
-                UnaryOpKind::Not => negate(self.expression(&operator.expr)),
+                UnaryOpKind::Not => self.negate(&operator.expr),
                 UnaryOpKind::Neg => negative(self.part(&operator.expr)),
             },
             Parsed::BinOp(operator) => {
@@ -166,13 +166,28 @@ impl<'s> Reader<'s> {
     }
 
     fn item(&mut self, member: &ast::GetItem<'_>, offset: usize) -> Expr {
+        // A number in quotes may be meant as the position in a list: that is an error, and no absent member.
         if let Parsed::Const(constant) = &member.subscript_expr
             && let Some(name) = constant.value.as_str()
+            && name.parse::<i64>().is_err()
         {
             return self.member(&member.expr, name, offset);
         }
         let of = self.part(&member.expr);
         Expr::Item(of, self.part(&member.subscript_expr))
+    }
+
+    /// `not x`. The parser has the same tree for `x not in y`, which is one comparison here.
+    fn negate(&mut self, parsed: &Parsed<'_>) -> Expr {
+        let mut inner = self.part(parsed);
+        if let Expr::Compare(left, rest) = &mut inner.expr
+            && let [(operator @ ComparisonOperator::In, right)] = rest.as_mut_slice()
+            && self.source.get(left.end..right.start).is_some_and(|between| between.contains("not"))
+        {
+            *operator = ComparisonOperator::NotIn;
+            return inner.expr;
+        }
+        Expr::Not(inner)
     }
 
     fn binary(&mut self, operator: BinOpKind, left: Part, right: Part, offset: usize) -> Expr {
@@ -232,22 +247,6 @@ impl<'s> Reader<'s> {
             | Expr::Map(_) => start(span),
         };
         names::with_brackets(self.source, first, end(span))
-    }
-}
-
-/// `not x`; `x not in y` has an operator of its own.
-fn negate(Node { start, end, expr }: Node) -> Expr {
-    match expr {
-        Expr::Compare(left, mut rest) => match rest.pop() {
-            Some((ComparisonOperator::In, right)) if rest.is_empty() => {
-                Expr::Compare(left, vec![(ComparisonOperator::NotIn, right)])
-            }
-            last => {
-                rest.extend(last);
-                Expr::Not(Box::new(Node { start, end, expr: Expr::Compare(left, rest) }))
-            }
-        },
-        expr => Expr::Not(Box::new(Node { start, end, expr })),
     }
 }
 

@@ -72,6 +72,15 @@ impl Value {
         })
     }
 
+    /// The first missing part of a path at which [`Self::at_path`] finds nothing. `place` is this value's text in errors.
+    pub(super) fn missing_at(&self, place: &str, path: &str) -> MissingKind {
+        let (name, rest) = path.split_once('.').unwrap_or((path, ""));
+        match self.at_path(name) {
+            Some(inner) if !rest.is_empty() => inner.missing_at(&format!("{name} of {place}"), rest),
+            _ => MissingKind::Member(place.to_owned(), self.clone(), name.to_owned()),
+        }
+    }
+
     /// Whether the value counts as true.
     pub(super) fn is_true(&self) -> bool {
         match self {

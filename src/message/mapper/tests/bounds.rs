@@ -85,6 +85,19 @@ fn every_operation_on_a_long_text_is_counted() {
 }
 
 #[test]
+fn search_of_regex_replace_is_counted_up_to_the_end_of_the_text() {
+    let body = serde_json::json!({
+        "far": format!("a{}", "c".repeat(49)).repeat(1_200),
+        "page": format!("<b>{}", "x".repeat(17)).repeat(1_000),
+    });
+    // Before each short match the pattern reads the whole rest of the text.
+    let failed = field("{{ body.far | regex_replace('a[^b]*b|a', '') }}", event(&body.to_string())).unwrap_err();
+    assert!(failed.contains("too much work"), "{failed}");
+    let tags = "{{ body.page | regex_replace('<[^>]*>', '') | length }}";
+    assert_eq!(field(tags, event(&body.to_string())).as_deref(), Ok("17000"));
+}
+
+#[test]
 fn deeply_nested_event_is_read_within_a_bound_of_time() {
     let entries = "1,".repeat(100_000);
     let body = format!("{}[{entries}1]{}", "{\"a\":".repeat(120), "}".repeat(120));

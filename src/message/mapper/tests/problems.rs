@@ -40,6 +40,7 @@ fn problem_in_a_template_is_found_at_start() {
         ("{{ now | datetime(timezone='Mars') }}", "\"Mars\" is not a time zone"),
         ("{{ body.x | add }}", "add needs span"),
         ("{{ body.x | add('1d', '2d') }}", "add has too many arguments; it takes span"),
+        ("{{ body.x | sort(true, reverse=false) }}", "sort has reverse twice"),
         ("{{ body.x | upper('x') }}", "upper has too many arguments; it takes nothing"),
         ("{{ body.x | datetime(timezon='UTC') }}", "did you mean timezone?"),
         ("{{ body.x | datetime(*body.y) }}", "arguments are written one by one"),
@@ -140,6 +141,29 @@ fn problems_are_reported_together() {
     let text = rule("when = \"bdy\"\nmessage_id = \"{{ now }}\"", "name = \"{{ x }}{{ y | uper }}\"\nnam = \"z\"");
     let found = problems(&text);
     assert_eq!(found.lines().count(), 1 + 6, "{found}");
+}
+
+#[test]
+fn key_with_several_hyphens_is_one_problem() {
+    let found = problems(&rule("", "description = \"{{ headers.x-request-id }}\""));
+    assert!(found.contains("a key with a hyphen is written in brackets: ['x-request-id']"), "{found}");
+    assert_eq!(found.lines().count(), 1 + 1, "{found}");
+}
+
+#[test]
+fn circle_names_only_its_own_fields() {
+    let fields =
+        "name = \"{{ task.status }}\"\nstatus = \"{{ task.description }}\"\ndescription = \"{{ task.status }}\"";
+    let found = problems(&rule("", fields));
+    assert!(found.contains("refer to each other in a circle: description, status"), "{found}");
+}
+
+#[test]
+fn example_with_an_event_of_a_wrong_type_is_one_problem() {
+    let example = "[[rules.examples]]\nevent = { number = 17 }\nskipped = true";
+    let found = problems(&format!("{}\n{example}", rule("", "")));
+    assert!(found.contains("is a table; a text in quotes is allowed"), "{found}");
+    assert_eq!(found.lines().count(), 1 + 1, "{found}");
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn text_is_not_compared_with_a_number_anywhere() {
         ("{{ body.text in ['1', 2, '2'] }}", Ok("true")),
         ("{{ body.text in [] }}", Ok("false")),
         ("{{ body.get('nope') == 2 }}", Ok("false")),
+        ("{{ body.nulls | select('gt', 1) | join }}", Err("a value is null")),
         ("{{ body.get('nope') is none }}", Ok("true")),
     ]);
 }
@@ -145,7 +146,23 @@ fn loop_and_lists_work_as_the_page_says() {
         ("{{ body.list | select('odd') | join }} {{ body.list | reject('odd') | join }}", Ok("1 2")),
         ("{{ [body.o] | selectattr('k', 'eq', 'v') | map(attribute='k') | join }}", Ok("v")),
         ("{{ [body.o] | map(attribute='x', default='-') | join }}", Ok("-")),
-        ("{{ [body.o] | map(attribute='x') | join }}", Err("entry 0 of [body.o] has no \"x\"")),
+        (
+            "{{ [body.o] | map(attribute='x') | join }}",
+            Err("entry 0 of [body.o] is an object without \"x\" (has: \"k\")"),
+        ),
+        (
+            "{{ [body.o] | map(attribute='k.z') | join }}",
+            Err("k of entry 0 of [body.o] is a text, which has no member \"z\""),
+        ),
+        (
+            "{{ [body.o] | sort(attribute='x') | length }}",
+            Err("an entry of the list is an object without \"x\" (has: \"k\")"),
+        ),
+        ("{{ [body.list[:0]] | map('first') | join }}", Err("column 4: there is no first entry")),
+        (
+            "{% for x in body.list %}{% for y in body.list if y == loop.index %}{{ y }};{% endfor %}{% endfor %}",
+            Ok("1;2;"),
+        ),
         ("{{ ['b', 'A', 'a'] | unique | sort | join }}", Ok("Ab")),
         (
             "{{ 'a, b' | split(', ') | last }} {{ 7 // 2 }} {{ 7 % 4 }} {{ 7 / 2 }} {{ 2.567 | round(2) }}",
@@ -251,6 +268,11 @@ fn key_or_index_of_a_wrong_type_is_an_error_even_with_a_default() {
         ("{{ {'2': 'high'}['3'] | default('z') }}", Ok("z")),
         ("{{ body.list[body.text | int - 1] }}", Ok("2")),
         ("{{ body.list[7] | default('z') }}", Ok("z")),
+        (
+            "{{ body.list['0'] | default('z') }}",
+            Err("a list needs a number in brackets, not a text; write it without quotes"),
+        ),
+        ("{{ {'0': 'x'}['0'] ~ {'0': 'x'}['1'] | default('z') }}", Ok("xz")),
         ("{{ body.text[0] | default('z') }}", Ok("z")),
     ]);
 }

@@ -134,6 +134,8 @@ fn field_keeps_its_type_and_is_checked_like_a_task_messages() {
     let got =
         mapped("id_record = \"{{ task.name }}-{{ task.description }}\"\ndescription = \"{{ body.x }}\"", r#"{"x": 1}"#);
     assert_eq!(got.unwrap()["id_record"], "n-1");
+    let got = mapped("name = \"{{ body.n }}\"\ndescription = \"<{{ task.name }}>\"", r#"{"n": " a \n b "}"#).unwrap();
+    assert_eq!((&got["name"], &got["description"]), (&"a b".into(), &"<a b>".into()), "trimmed, on one line");
     let (_, said) = mapped("status = \"{{ task.description }}\"\ndescription = \"{{ body.x }}\"", "{}").unwrap_err();
     assert!(!said.contains("field status"), "what follows from another error is no news: {said}");
     let (_, said) = mapped("status = \"{{ task.description }}\"\ndescription = \"{{ '' }}\"", "{}").unwrap_err();

@@ -5,16 +5,26 @@ use std::sync::Arc;
 use super::{Evaluation, EvaluationError};
 use crate::message::rules::filters::Filter;
 use crate::message::rules::operators::Test;
+use crate::message::rules::parameters::Arguments;
 use crate::message::rules::tree::{Call, Node, Part, Selection};
 use crate::message::rules::value::{MissingKind, MissingValue, Value};
-use crate::message::rules::work::FailureReason;
 
 impl Evaluation<'_> {
     pub(super) fn filter(&mut self, node: &Node, of: &Node, call: &Call<Filter>) -> Result<Value, EvaluationError> {
         let value = self.present(of)?;
         let arguments = self.arguments(call, call.what.parameters)?;
-        match (call.what.apply)(&mut self.work, &value, &arguments) {
-            // The filter does not know its own place in the template.
+        self.apply(node, &value, call, &arguments)
+    }
+
+    /// Applies a filter, and adds its place in the template to what it returns.
+    fn apply(
+        &mut self,
+        node: &Node,
+        value: &Value,
+        call: &Call<Filter>,
+        arguments: &Arguments<'_>,
+    ) -> Result<Value, EvaluationError> {
+        match (call.what.apply)(&mut self.work, value, arguments) {
             Ok(Value::Missing(absent)) => match absent.what {
                 MissingKind::Entry(which) => {
                     Ok(Value::Missing(Arc::new(MissingValue { offset: node.start, what: MissingKind::Entry(which) })))
@@ -74,15 +84,13 @@ impl Evaluation<'_> {
             found.push(match (entry.at_path(path), other) {
                 (Some(value), _) => value.clone(),
                 (None, Some(other)) => self.present(other)?,
-                (None, None) => return Err(self.without_member(node, of, at, path)),
+                (None, None) => {
+                    let what = entry.missing_at(&format!("entry {at} of {}", self.piece(of)), path);
+                    return Err(super::missing(&MissingValue { offset: of.start, what }, node));
+                }
             });
         }
         Ok(Value::from(found))
-    }
-
-    fn without_member(&self, node: &Node, of: &Node, at: usize, path: &str) -> EvaluationError {
-        let why = format!("entry {at} of {} has no {path:?}", self.piece(of));
-        EvaluationError { fail: FailureReason::Missing(why), start: of.start, end: node.end }
     }
 
     pub(super) fn each(&mut self, node: &Node, of: &Node, call: &Call<Filter>) -> Result<Value, EvaluationError> {
@@ -90,8 +98,7 @@ impl Evaluation<'_> {
         let arguments = self.arguments(call, call.what.parameters)?;
         let mut made = Vec::with_capacity(entries.len());
         for entry in entries.iter() {
-            let result = (call.what.apply)(&mut self.work, entry, &arguments);
-            match result.map_err(|fail| EvaluationError { fail, start: call.start, end: node.end })? {
+            match self.apply(node, entry, call, &arguments)? {
                 Value::Missing(absent) => return Err(super::missing(&absent, node)),
                 value => made.push(value),
             }
@@ -105,7 +112,7 @@ impl Evaluation<'_> {
             let value = match &selection.member {
                 None => entry.clone(),
                 Some(path) => entry.at_path(path).cloned().unwrap_or_else(|| {
-                    let what = MissingKind::Member("an entry of the list".to_owned(), entry.clone(), path.to_string());
+                    let what = entry.missing_at("an entry of the list", path);
                     Value::Missing(Arc::new(MissingValue { offset: node.start, what }))
                 }),
             };

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use crate::message::rules::explain;
 use crate::message::rules::number::{Arithmetic, Number};
 use crate::message::rules::parameters::Arguments;
 use crate::message::rules::value::{MissingKind, MissingValue, Value};
@@ -96,8 +97,9 @@ fn key(work: &mut Work<'_>, entry: &Value, attribute: Option<&str>) -> Result<Va
     let Some(name) = attribute else {
         return folded(work, entry);
     };
-    let found =
-        entry.at_path(name).ok_or_else(|| FailureReason::Missing(format!("an entry of the list has no {name:?}")))?;
+    let found = entry
+        .at_path(name)
+        .ok_or_else(|| FailureReason::Missing(explain::absent(&entry.missing_at("an entry of the list", name))))?;
     folded(work, found)
 }
 

@@ -8,10 +8,11 @@ use crate::message::rules::work::{FailureReason, Work, fits};
 
 /// The longest argument of `trim`, in bytes. `trim` compares every character at both ends with it.
 const MAX_TRIMMED: usize = 64;
-/// The longest text in which `regex_replace` looks for matches, in bytes: each match may be looked for up to its end.
+/// The longest text in which `regex_replace` looks for matches, in bytes.
 const MAX_SEARCHED: usize = 65_536;
-/// The steps that each match takes, for the same reason.
-const STEPS_PER_MATCH: usize = 4;
+/// A search for a match costs a step for each of these, up to the end of the text: a pattern may read all of it and then
+/// match a short part.
+const SEARCHED_PER_STEP: usize = 2_048;
 
 /// The text of a value, which is read.
 fn read<'v>(work: &mut Work<'_>, of: &'v Value) -> Result<Cow<'v, str>, FailureReason> {
@@ -144,7 +145,7 @@ pub(super) fn regex_replace(
     let groups = by.matches('$').count();
     for found in pattern.captures_iter(&text) {
         let whole = found.get_match();
-        work.spend(STEPS_PER_MATCH)?;
+        work.spend(1 + (text.len() - end) / SEARCHED_PER_STEP)?;
         // Before it is made: a replacement can name the match many times.
         let size = by.len().saturating_add(groups.saturating_mul(whole.len()));
         work.handle(size)?;

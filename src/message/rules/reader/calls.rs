@@ -175,6 +175,9 @@ impl Reader<'_> {
                 self.report(node.start, message);
                 continue;
             };
+            if slot.is_some() {
+                self.names.report(node.start, format!("{of} has {} twice", parameter.name));
+            }
             match &node.expr {
                 Expr::Constant(value) if is_good => {
                     let checked = parameter.check(value, true);

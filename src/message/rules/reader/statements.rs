@@ -55,9 +55,11 @@ impl Reader<'_> {
         if parsed.recursive {
             self.report(list.start, "a loop cannot be recursive");
         }
-        let (depth, uses_loop) = (self.local.len(), std::mem::take(&mut self.uses_loop));
+        let depth = self.local.len();
         let target = self.target(&parsed.target);
         let filter = parsed.filter_expr.as_ref().map(|filter| self.expression(filter));
+        // In the list and its filter, `loop` is that of the loop outside.
+        let uses_loop = std::mem::take(&mut self.uses_loop);
         self.local.push("loop".to_owned());
         let body = self.block(&parsed.body);
         let has_counter = std::mem::replace(&mut self.uses_loop, uses_loop);
