@@ -48,21 +48,13 @@ pub enum KnownResult {
 }
 
 impl KnownResult {
-    /// Every result, in the order of the documentation.
-    pub const ALL: [Self; 3] = [Self::NotCreated, Self::InDoubt, Self::Created];
-
-    /// The name in stores, pages and output.
+    /// The name in stores.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NotCreated => "not_created",
             Self::InDoubt => "in_doubt",
             Self::Created => "created",
         }
-    }
-
-    /// The result of that name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|result| result.as_str() == name)
     }
 }
 
@@ -308,6 +300,12 @@ impl Entry {
             let highest = self.replay.as_ref().map_or(0, |last| last.count);
             self.replay = Some(ReplayMark { failed_at, count: count.max(highest) });
         }
+    }
+
+    /// The entry as a store on disk keeps it.
+    pub(super) fn to_json(&self) -> String {
+        // Cannot fail: the fields are numbers and texts.
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// Whether the entry may be forgotten: it has no open claim and is older than `retention`.

@@ -1,4 +1,4 @@
-//! Writes digests and times of a ledger entry as JSON that people can read with `redis-cli GET`, and reads them back.
+//! Digests and times of a ledger entry as JSON that people can read with `redis-cli GET` or `sqlite3`.
 
 /// A digest in hexadecimal.
 pub(super) mod hex {

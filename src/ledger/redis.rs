@@ -262,15 +262,13 @@ impl RedisLedger {
         let score = if is_claimed { "+inf".to_owned() } else { after.at.as_millisecond().to_string() };
         let ttl = if is_claimed { String::new() } else { self.limits.retention.as_millis().max(1).to_string() };
         let (name, id) = (key.to_string(), self.about().id);
-        // Cannot fail: the fields are numbers and texts.
-        let json = serde_json::to_string(after).unwrap_or_default();
         let mut call = redis::cmd("EVAL");
         call.arg(SET_ENTRY)
             .arg(3)
             .arg(format!("{}{name}", self.keys.entry))
             .arg(&self.keys.index)
             .arg(&self.keys.about);
-        call.arg(id).arg(seen).arg(json).arg(name).arg(score).arg(ttl);
+        call.arg(id).arg(seen).arg(after.to_json()).arg(name).arg(score).arg(ttl);
         call.arg(horizon(self.clock.now(), self.limits.retention)).arg(self.limits.max_entries).arg(MAX_SWEPT);
         call.arg(&self.keys.entry).arg(epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
         let (replaced, found, entries): (i8, String, u64) = self.query(&Query::Command(call)).await?;

@@ -15,13 +15,14 @@ use crate::ledger::{Change, Changed, Entry, Key, KeyPrefix, LedgerError, LedgerM
 /// Marks the file as a ledger (`PRAGMA application_id`): "WTWL".
 const APPLICATION_ID: i64 = 0x5754_574c;
 /// The layout that this code reads and writes (`PRAGMA user_version`).
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 /// For each operation of a batch, this many rows are checked for their age. At most as many are forgotten.
 const SWEPT_ROWS: u64 = 16;
 /// How exact [`LedgerMetadata::last_change`] is. Writing it with each change costs too much.
 const LAST_CHANGE_PRECISION: Duration = Duration::from_secs(60);
 /// The longest wait for another program's lock, in milliseconds.
 const BUSY_TIMEOUT: u64 = 2_000;
+/// `closed_at` is the time of the last change, or nothing while a claim is open.
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS about (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -34,19 +35,8 @@ CREATE TABLE IF NOT EXISTS about (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS entry (
     key BLOB NOT NULL UNIQUE,
-    version INTEGER NOT NULL,
-    digest BLOB NOT NULL,
-    result TEXT NOT NULL,
-    doubted INTEGER NOT NULL,
-    claim_id INTEGER,
-    claim_owner INTEGER,
-    claim_at INTEGER,
-    attempts INTEGER NOT NULL,
-    orphans INTEGER NOT NULL,
-    replay_failed_at TEXT,
-    replay_count INTEGER,
-    epoch INTEGER NOT NULL,
-    at INTEGER NOT NULL,
+    json TEXT NOT NULL,
+    closed_at INTEGER,
     checksum INTEGER NOT NULL
 ) STRICT;";
 
@@ -242,7 +232,7 @@ fn sweep(
 ) -> rusqlite::Result<u64> {
     let mut delete_expired = transaction.prepare_cached(
         "DELETE FROM entry WHERE rowid IN (SELECT rowid FROM entry WHERE rowid > ?1 ORDER BY rowid LIMIT ?2) \
-         AND claim_id IS NULL AND at <= ?3",
+         AND closed_at <= ?3",
     )?;
     let mut last_row = transaction
         .prepare_cached("SELECT max(rowid) FROM (SELECT rowid FROM entry WHERE rowid > ?1 ORDER BY rowid LIMIT ?2)")?;
@@ -254,7 +244,7 @@ fn sweep(
     if excess > 0 {
         // The newest row stays, because it may be the one that was just written.
         let mut delete_oldest = transaction.prepare_cached(
-            "DELETE FROM entry WHERE rowid IN (SELECT rowid FROM entry WHERE claim_id IS NULL \
+            "DELETE FROM entry WHERE rowid IN (SELECT rowid FROM entry WHERE closed_at IS NOT NULL \
              AND rowid < (SELECT max(rowid) FROM entry) ORDER BY rowid LIMIT ?1)",
         )?;
         forgotten += delete_oldest.execute([excess.cast_signed()])?;
