@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 pub use self::entry::{
@@ -99,7 +100,7 @@ impl fmt::Display for Key {
 }
 
 /// What the ledger knows about itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerMetadata {
     /// Random; set when the ledger is created. Another ledger, or this one after it was emptied, has another id.
     pub id: String,
@@ -112,7 +113,8 @@ pub struct LedgerMetadata {
     /// A digest of what the rules' message ids are made from, and of the rules' order. It changes when a message may get
     /// another id than before.
     pub identities: String,
-    /// When an entry changed last, exact to one minute; none before the first change.
+    /// When an entry changed last, or shortly before that; none before the first change. Found out from the entries.
+    #[serde(skip)]
     pub last_change: Option<Timestamp>,
 }
 

@@ -302,12 +302,6 @@ impl Entry {
         }
     }
 
-    /// The entry as a store on disk keeps it.
-    pub(super) fn to_json(&self) -> String {
-        // Cannot fail: the fields are numbers and texts.
-        serde_json::to_string(self).unwrap_or_default()
-    }
-
     /// Whether the entry may be forgotten: it has no open claim and is older than `retention`.
     pub fn is_expired(&self, now: Timestamp, retention: Duration) -> bool {
         self.claim.is_none() && self.at.as_millisecond() <= horizon(now, retention)

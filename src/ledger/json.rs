@@ -1,4 +1,10 @@
-//! Digests and times of a ledger entry as JSON that people can read with `redis-cli GET` or `sqlite3`.
+//! What stores keep, as JSON that people can read with `redis-cli GET` or `sqlite3`.
+
+/// The JSON of an entry, or of what the ledger knows about itself.
+pub(super) fn text(value: &impl serde::Serialize) -> String {
+    // Cannot fail: the fields are numbers and texts.
+    serde_json::to_string(value).unwrap_or_default()
+}
 
 /// A digest in hexadecimal.
 pub(super) mod hex {

@@ -24,7 +24,7 @@ use redis::FromRedisValue;
 
 use self::connection::{Connection, ConnectionManager, Query};
 use super::entry::{apply, horizon};
-use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits, new_id};
+use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits, json, new_id};
 use crate::clock::Clock;
 use crate::config::SharedSecret;
 use crate::sync::lock;
@@ -268,7 +268,7 @@ impl RedisLedger {
             .arg(format!("{}{name}", self.keys.entry))
             .arg(&self.keys.index)
             .arg(&self.keys.about);
-        call.arg(id).arg(seen).arg(after.to_json()).arg(name).arg(score).arg(ttl);
+        call.arg(id).arg(seen).arg(json::text(after)).arg(name).arg(score).arg(ttl);
         call.arg(horizon(self.clock.now(), self.limits.retention)).arg(self.limits.max_entries).arg(MAX_SWEPT);
         call.arg(&self.keys.entry).arg(epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
         let (replaced, found, entries): (i8, String, u64) = self.query(&Query::Command(call)).await?;

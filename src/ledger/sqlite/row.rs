@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use sha2::{Digest as _, Sha256};
 
 use super::file::LedgerFile;
-use crate::ledger::{Entry, Key, LedgerError};
+use crate::ledger::{Entry, Key, LedgerError, json};
 
 /// The entry of a message. A row with a wrong checksum, or with values that this code does not write, is damage.
 pub(super) fn get(connection: &Connection, file: &LedgerFile, key: &Key) -> Result<Option<Entry>, LedgerError> {
@@ -28,7 +28,7 @@ pub(super) fn put(connection: &Connection, key: &Key, entry: &Entry, is_new: boo
     } else {
         "UPDATE entry SET json = ?1, closed_at = ?2, checksum = ?3 WHERE key = ?4"
     };
-    let (json, closed_at) = (entry.to_json(), entry.claim.is_none().then(|| entry.at.as_millisecond()));
+    let (json, closed_at) = (json::text(entry), entry.claim.is_none().then(|| entry.at.as_millisecond()));
     let sum = checksum(key, &json, closed_at);
     connection.prepare_cached(put)?.execute(params![json, closed_at, sum, key.as_bytes()]).map(drop)
 }

@@ -194,7 +194,7 @@ async fn copy_made_while_the_worker_writes_is_a_valid_ledger() {
     other_program(&path).execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
     join_all((100..200).map(|id| claim_first(&ledger, id))).await;
     let restored = open(&copy).await;
-    assert_eq!(restored.about(), ledger.about());
+    assert!(restored.about().proves_the_same(&ledger.about()));
     assert_eq!(count_entries(&restored, 200).await, 100);
     assert_eq!(count_entries(&ledger, 300).await, 200);
 }
