@@ -47,17 +47,6 @@ pub enum KnownResult {
     Created,
 }
 
-impl KnownResult {
-    /// The name in stores.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NotCreated => "not_created",
-            Self::InDoubt => "in_doubt",
-            Self::Created => "created",
-        }
-    }
-}
-
 /// Identifies one claim. Random, so that no two claims of any worker have the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ClaimId(pub u64);
