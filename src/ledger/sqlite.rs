@@ -27,10 +27,8 @@ use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerM
 use crate::clock::Clock;
 use crate::sync::lock;
 
-/// How many operations can wait for the thread; callers with more wait for room.
+/// How many operations can wait for the thread; callers with more wait for room. Also the most operations in one transaction.
 const QUEUE_CAPACITY: usize = 1024;
-/// The most operations in one transaction.
-const MAX_BATCH: usize = 1024;
 /// The longest wait for an operation, including the disk.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -87,10 +85,9 @@ impl SqliteLedger {
             return Err(damage);
         }
         let (reply, answer) = oneshot::channel();
-        let operation = Operation { work, reply };
         let answered = async {
             match &self.thread {
-                Some((operations, _)) if operations.send(operation).await.is_ok() => answer.await.ok(),
+                Some((operations, _)) if operations.send((work, reply)).await.is_ok() => answer.await.ok(),
                 _ => None,
             }
         };
@@ -143,20 +140,14 @@ fn spawn(
 
 /// Carries out operations until every sender is gone.
 fn run(mut queue: mpsc::Receiver<Operation>, mut store: Store, shared: &Shared) {
-    let mut batch = Vec::with_capacity(MAX_BATCH);
-    while let Some(first) = queue.blocking_recv() {
-        batch.push(first);
-        while batch.len() < MAX_BATCH
-            && let Ok(next) = queue.try_recv()
-        {
-            batch.push(next);
-        }
+    let mut batch = Vec::with_capacity(QUEUE_CAPACITY);
+    while queue.blocking_recv_many(&mut batch, QUEUE_CAPACITY) > 0 {
         let answers = store.carry_out(&batch);
         shared.entries.store(store.entries, Ordering::Relaxed);
         lock(&shared.about).clone_from(&store.about);
-        match answers {
-            Ok(answers) => batch.drain(..).zip(answers).for_each(|(waiting, answer)| drop(waiting.reply.send(answer))),
-            Err(error) => batch.drain(..).for_each(|waiting| drop(waiting.reply.send(Err(error.clone())))),
+        let answers = answers.unwrap_or_else(|error| vec![Err(error); batch.len()]);
+        for ((_, reply), answer) in batch.drain(..).zip(answers) {
+            let _ = reply.send(answer);
         }
     }
 }

@@ -35,10 +35,7 @@ CREATE TABLE IF NOT EXISTS entry (
 ) STRICT;";
 
 /// An operation for the database's thread, and where its answer goes.
-pub(super) struct Operation {
-    pub(super) work: Work,
-    pub(super) reply: oneshot::Sender<Answer>,
-}
+pub(super) type Operation = (Work, oneshot::Sender<Answer>);
 
 /// What an operation does.
 pub(super) enum Work {
@@ -92,14 +89,14 @@ impl Store {
         let now = self.clock.now();
         let file = self.file.clone();
         let explain = |error: Error| file.explain(&error);
-        let only_reads = batch.iter().all(|operation| matches!(operation.work, Work::Get(_)));
+        let only_reads = batch.iter().all(|(work, _)| matches!(work, Work::Get(_)));
         // A deferred transaction does not wait for another program's lock, unless it writes.
         let behavior = if only_reads { TransactionBehavior::Deferred } else { TransactionBehavior::Immediate };
         let transaction = Transaction::new_unchecked(&self.connection, behavior).map_err(explain)?;
         let (mut about, mut entries, mut swept) = (self.about.clone(), self.entries, self.swept);
         let mut answers = Vec::with_capacity(batch.len());
-        for operation in batch {
-            answers.push(match &operation.work {
+        for (work, _) in batch {
+            answers.push(match work {
                 Work::Get(key) => {
                     get(&transaction, &file, key).map(|stored| Changed::Done(self.unexpired(stored, now)))
                 }
