@@ -100,7 +100,7 @@ impl fmt::Display for Key {
 }
 
 /// What the ledger knows about itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerMetadata {
     /// Random; set when the ledger is created. Another ledger, or this one after it was emptied, has another id.
     pub id: String,
@@ -121,14 +121,7 @@ pub struct LedgerMetadata {
 impl LedgerMetadata {
     /// What a new ledger knows about itself.
     fn new() -> Self {
-        Self {
-            id: new_id(),
-            proves_unsent: false,
-            other_owner: false,
-            epoch: 0,
-            identities: String::new(),
-            last_change: None,
-        }
+        Self { id: new_id(), ..Self::default() }
     }
 
     /// Whether both are equal apart from `last_change`.

@@ -97,7 +97,7 @@ impl RedisLedger {
             keys,
             verified: Mutex::default(),
             verifying: tokio::sync::Mutex::default(),
-            about: Mutex::new(LedgerMetadata { id: String::new(), ..LedgerMetadata::new() }),
+            about: Mutex::default(),
             entries: AtomicU64::new(0),
             limits,
             clock,
