@@ -20,9 +20,9 @@ use std::sync::{Arc, Mutex};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use redis::FromRedisValue;
+use redis::{Cmd, FromRedisValue, cmd};
 
-use self::connection::{Connection, ConnectionManager, Query};
+use self::connection::{Connection, ConnectionManager};
 use super::entry::{apply, horizon};
 use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits, json, new_id};
 use crate::clock::Clock;
@@ -129,20 +129,20 @@ impl RedisLedger {
     /// Reads what the ledger knows about itself, and compares the server's replication id with the stored one. Another id means
     /// that the server may have lost writes.
     async fn verify(&self, connection: &Connection) -> Result<(), LedgerError> {
-        let mut first = redis::pipe();
+        let (about, index) = (&self.keys.about, &self.keys.index);
         if !self.is_read_only {
-            first.cmd("HSETNX").arg(&self.keys.about).arg("format").arg(FORMAT).ignore();
-            first.cmd("HSETNX").arg(&self.keys.about).arg("id").arg(new_id()).ignore();
-            // Random: if Redis is emptied, a claim that was decided before must not match the new ledger's epoch.
-            first.cmd("HSETNX").arg(&self.keys.about).arg("epoch").arg(fastrand::u32(..u32::MAX / 2)).ignore();
+            // The epoch is random: if Redis is emptied, a claim that was decided before must not match the new ledger's epoch.
+            let epoch = fastrand::u32(..u32::MAX / 2).to_string();
+            for (name, value) in [("format", FORMAT.to_owned()), ("id", new_id()), ("epoch", epoch)] {
+                let _: i64 = self.manager.query_on(connection, cmd("HSETNX").arg(about).arg(name).arg(value)).await?;
+            }
         }
-        first.cmd("HGETALL").arg(&self.keys.about);
-        first.cmd("ZCARD").arg(&self.keys.index);
+        let found: HashMap<String, String> = self.manager.query_on(connection, cmd("HGETALL").arg(about)).await?;
+        let entries: u64 = self.manager.query_on(connection, cmd("ZCARD").arg(index)).await?;
         // Entries with an open claim have an infinite score and are left out.
-        let newest = first.cmd("ZREVRANGEBYSCORE").arg(&self.keys.index).arg("(+inf").arg("-inf");
-        newest.arg("WITHSCORES").arg("LIMIT").arg(0).arg(1);
-        let (found, entries, newest): (HashMap<String, String>, u64, Vec<(String, f64)>) =
-            self.manager.query_on(connection, &Query::Pipeline(first)).await?;
+        let range = ["(+inf", "-inf", "WITHSCORES", "LIMIT", "0", "1"];
+        let newest: Vec<(String, f64)> =
+            self.manager.query_on(connection, cmd("ZREVRANGEBYSCORE").arg(index).arg(&range)).await?;
         let text = |name: &str| found.get(name).cloned().unwrap_or_default();
         if found.get("format").is_some_and(|format| format != FORMAT) {
             let problem = format!("it has format {:?}, and this version knows format {FORMAT}", text("format"));
@@ -158,10 +158,8 @@ impl RedisLedger {
             last_change: newest.first().and_then(|(_, at)| Timestamp::from_millisecond(*at as i64).ok()),
         };
         self.entries.store(entries, Ordering::Relaxed);
-        let mut info = redis::cmd("INFO");
-        info.arg("replication");
         // A user without the right to `INFO` cannot compare the id, so every new connection counts as a server that lost writes.
-        let info: String = match self.manager.try_query_on(connection, &Query::Command(info)).await {
+        let info: String = match self.manager.try_query_on(connection, cmd("INFO").arg("replication")).await {
             Err(error) if connection::is_forbidden(&error) => String::new(),
             answer => answer.map_err(|error| self.manager.explain(&error))?,
         };
@@ -190,18 +188,18 @@ impl RedisLedger {
         about: &LedgerMetadata,
         replication: &str,
     ) -> Result<bool, LedgerError> {
-        let mut call = redis::cmd("EVAL");
+        let mut call = cmd("EVAL");
         call.arg(SET_ABOUT).arg(1).arg(&self.keys.about);
         for about in [seen, about] {
             call.arg(&about.id).arg(u8::from(about.proves_unsent)).arg(u8::from(about.other_owner));
             call.arg(about.epoch).arg(&about.identities);
         }
         call.arg(replication);
-        self.manager.query_on(connection, &Query::Command(call)).await
+        self.manager.query_on(connection, &call).await
     }
 
     /// Sends a query. If the connection is gone, as idle ones often are, it is sent once more: every query can be repeated.
-    async fn query<T: FromRedisValue>(&self, query: &Query) -> Result<T, LedgerError> {
+    async fn query<T: FromRedisValue>(&self, query: &Cmd) -> Result<T, LedgerError> {
         let connection = self.verified_connection().await?;
         match self.manager.try_query_on(&connection, query).await {
             Err(error) if error.is_connection_dropped() => {
@@ -213,9 +211,7 @@ impl RedisLedger {
     }
 
     async fn read(&self, key: impl Display) -> Result<String, LedgerError> {
-        let mut get = redis::cmd("GET");
-        get.arg(format!("{}{key}", self.keys.entry));
-        let found: Option<String> = self.query(&Query::Command(get)).await?;
+        let found: Option<String> = self.query(cmd("GET").arg(format!("{}{key}", self.keys.entry))).await?;
         Ok(found.unwrap_or_default())
     }
 
@@ -262,7 +258,7 @@ impl RedisLedger {
         let score = if is_claimed { "+inf".to_owned() } else { after.at.as_millisecond().to_string() };
         let ttl = if is_claimed { String::new() } else { self.limits.retention.as_millis().max(1).to_string() };
         let (name, id) = (key.to_string(), self.about().id);
-        let mut call = redis::cmd("EVAL");
+        let mut call = cmd("EVAL");
         call.arg(SET_ENTRY)
             .arg(3)
             .arg(format!("{}{name}", self.keys.entry))
@@ -271,7 +267,7 @@ impl RedisLedger {
         call.arg(id).arg(seen).arg(json::text(after)).arg(name).arg(score).arg(ttl);
         call.arg(horizon(self.clock.now(), self.limits.retention)).arg(self.limits.max_entries).arg(MAX_SWEPT);
         call.arg(&self.keys.entry).arg(epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
-        let (replaced, found, entries): (i8, String, u64) = self.query(&Query::Command(call)).await?;
+        let (replaced, found, entries): (i8, String, u64) = self.query(&call).await?;
         Ok(match replaced {
             1 => {
                 self.entries.store(entries, Ordering::Relaxed);
@@ -302,14 +298,10 @@ impl Ledger for RedisLedger {
         async move {
             let mut cursor = 0_u64;
             loop {
-                let mut scan = redis::cmd("ZSCAN");
-                scan.arg(&self.keys.index)
-                    .arg(cursor)
-                    .arg("MATCH")
-                    .arg(format!("{prefix}*"))
-                    .arg("COUNT")
-                    .arg(SCAN_COUNT);
-                let (next, found): (u64, Vec<(String, String)>) = self.query(&Query::Command(scan)).await?;
+                let mut scan = cmd("ZSCAN");
+                scan.arg(&self.keys.index).arg(cursor);
+                scan.arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(SCAN_COUNT);
+                let (next, found): (u64, Vec<(String, String)>) = self.query(&scan).await?;
                 if let Some((key, _)) = found.first() {
                     return self.decode(&self.read(key).await?);
                 }
@@ -352,12 +344,8 @@ impl Ledger for RedisLedger {
     }
 
     fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
-        async move {
-            let mut set = redis::cmd("HSETNX");
-            set.arg(&self.keys.about).arg("format").arg(FORMAT);
-            self.query::<i64>(&Query::Command(set)).await.map(drop)
-        }
-        .boxed()
+        async move { self.query::<i64>(cmd("HSETNX").arg(&self.keys.about).arg("format").arg(FORMAT)).await.map(drop) }
+            .boxed()
     }
 
     fn is_exclusive(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::connection::{ConnectionManager, Query};
+use super::connection::ConnectionManager;
 use super::{PREFIX, RedisLedger, prefix};
 use crate::clock::Clock;
 use crate::config::SharedSecret;
@@ -45,7 +45,6 @@ pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, Ledg
     let mut remove = redis::cmd("DEL");
     remove.arg(format!("{test}about")).arg(format!("{test}index"));
     remove.arg(&keys.map(|key| format!("{test}entry:{key}")));
-    let remove = Query::Command(remove);
     // First without keys: a user who may not remove them must not write them.
     let _: i64 = ledger.query(&remove).await?;
     let written = test_commands(url, &test, &keys).await;
@@ -53,7 +52,7 @@ pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, Ledg
     let removed: Result<i64, LedgerError> = ledger.query(&remove).await;
     written.and(removed.map(drop))?;
     // The worker does not need the right to `INFO`.
-    let info: String = ledger.query(&Query::Command(redis::cmd("INFO"))).await.unwrap_or_default();
+    let info: String = ledger.query(&redis::cmd("INFO")).await.unwrap_or_default();
     let said: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
     let text = |name: &str| said.get(name).map(|value| (*value).to_owned());
     let number = |name: &str| said.get(name).and_then(|value| value.parse().ok());
