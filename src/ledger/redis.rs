@@ -52,7 +52,8 @@ pub fn prefix(queue: &str) -> String {
 /// See the module's documentation.
 pub struct RedisLedger {
     manager: ConnectionManager,
-    keys: Keys,
+    /// What all its keys begin with.
+    prefix: String,
     /// The connection on which the server's replication id was last compared. A new connection may lead to a server that lost
     /// writes, so the id is compared again.
     verified: Mutex<Option<Connection>>,
@@ -63,13 +64,6 @@ pub struct RedisLedger {
     limits: Limits,
     clock: Clock,
     is_read_only: bool,
-}
-
-struct Keys {
-    index: String,
-    about: String,
-    /// The prefix of an entry's key.
-    entry: String,
 }
 
 impl RedisLedger {
@@ -90,11 +84,9 @@ impl RedisLedger {
         clock: Clock,
         is_read_only: bool,
     ) -> Result<Self, LedgerError> {
-        let keys =
-            Keys { index: format!("{prefix}index"), about: format!("{prefix}about"), entry: format!("{prefix}entry:") };
         let ledger = Self {
             manager: ConnectionManager::new(url)?,
-            keys,
+            prefix: prefix.to_owned(),
             verified: Mutex::default(),
             verifying: tokio::sync::Mutex::default(),
             about: Mutex::default(),
@@ -129,7 +121,7 @@ impl RedisLedger {
     /// Reads what the ledger knows about itself, and compares the server's replication id with the stored one. Another id means
     /// that the server may have lost writes.
     async fn verify(&self, connection: &Connection) -> Result<(), LedgerError> {
-        let (about, index) = (&self.keys.about, &self.keys.index);
+        let (about, index) = (&self.key("about"), &self.key("index"));
         if !self.is_read_only {
             // The epoch is random: if Redis is emptied, a claim that was decided before must not match the new ledger's epoch.
             let epoch = fastrand::u32(..u32::MAX / 2).to_string();
@@ -189,7 +181,7 @@ impl RedisLedger {
         replication: &str,
     ) -> Result<bool, LedgerError> {
         let mut call = cmd("EVAL");
-        call.arg(SET_ABOUT).arg(1).arg(&self.keys.about);
+        call.arg(SET_ABOUT).arg(1).arg(self.key("about"));
         for about in [seen, about] {
             call.arg(&about.id).arg(u8::from(about.proves_unsent)).arg(u8::from(about.other_owner));
             call.arg(about.epoch).arg(&about.identities);
@@ -210,8 +202,14 @@ impl RedisLedger {
         }
     }
 
-    async fn read(&self, key: impl Display) -> Result<String, LedgerError> {
-        let found: Option<String> = self.query(cmd("GET").arg(format!("{}{key}", self.keys.entry))).await?;
+    /// The full key of a part of the ledger.
+    fn key(&self, part: impl Display) -> String {
+        format!("{}{part}", self.prefix)
+    }
+
+    async fn read(&self, name: impl Display) -> Result<String, LedgerError> {
+        let key = self.key(format_args!("entry:{name}"));
+        let found: Option<String> = self.query(cmd("GET").arg(key)).await?;
         Ok(found.unwrap_or_default())
     }
 
@@ -232,9 +230,9 @@ impl RedisLedger {
                 Change::Finish { .. } | Change::Withdraw(_) => None,
             };
             match self.replace(key, &seen, &after, epoch).await? {
-                Replaced::Done => return Ok(changed),
-                Replaced::Changed(found) => seen = found,
-                Replaced::OtherLedger => {
+                (1, _) => return Ok(changed),
+                (0, found) => seen = found,
+                (_, _) => {
                     // Redis was emptied, or may have lost writes: read again what the ledger knows about itself.
                     *lock(&self.verified) = None;
                     seen = self.read(key).await?;
@@ -252,37 +250,31 @@ impl RedisLedger {
         Err(self.manager.contended())
     }
 
-    /// Replaces an entry if it still is what was `seen`. If `epoch` is given, the ledger must also still be in that epoch.
-    async fn replace(&self, key: &Key, seen: &str, after: &Entry, epoch: Option<u32>) -> Result<Replaced, LedgerError> {
+    /// Replaces an entry if it still is what was `seen`. If `epoch` is given, the ledger must also still be in that epoch. Returns
+    /// the first two answers of `record.lua`.
+    async fn replace(
+        &self,
+        key: &Key,
+        seen: &str,
+        after: &Entry,
+        epoch: Option<u32>,
+    ) -> Result<(i8, String), LedgerError> {
         let is_claimed = after.claim.is_some();
         let score = if is_claimed { "+inf".to_owned() } else { after.at.as_millisecond().to_string() };
         let ttl = if is_claimed { String::new() } else { self.limits.retention.as_millis().max(1).to_string() };
-        let (name, id) = (key.to_string(), self.about().id);
+        let (name, id, entries) = (key.to_string(), self.about().id, self.key("entry:"));
         let mut call = cmd("EVAL");
-        call.arg(SET_ENTRY)
-            .arg(3)
-            .arg(format!("{}{name}", self.keys.entry))
-            .arg(&self.keys.index)
-            .arg(&self.keys.about);
+        call.arg(SET_ENTRY).arg(3);
+        call.arg(format!("{entries}{name}")).arg(self.key("index")).arg(self.key("about"));
         call.arg(id).arg(seen).arg(json::text(after)).arg(name).arg(score).arg(ttl);
         call.arg(horizon(self.clock.now(), self.limits.retention)).arg(self.limits.max_entries).arg(MAX_SWEPT);
-        call.arg(&self.keys.entry).arg(epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
+        call.arg(entries).arg(epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
         let (replaced, found, entries): (i8, String, u64) = self.query(&call).await?;
-        Ok(match replaced {
-            1 => {
-                self.entries.store(entries, Ordering::Relaxed);
-                Replaced::Done
-            }
-            0 => Replaced::Changed(found),
-            _ => Replaced::OtherLedger,
-        })
+        if replaced == 1 {
+            self.entries.store(entries, Ordering::Relaxed);
+        }
+        Ok((replaced, found))
     }
-}
-
-enum Replaced {
-    Done,
-    Changed(String),
-    OtherLedger,
 }
 
 impl Ledger for RedisLedger {
@@ -299,7 +291,7 @@ impl Ledger for RedisLedger {
             let mut cursor = 0_u64;
             loop {
                 let mut scan = cmd("ZSCAN");
-                scan.arg(&self.keys.index).arg(cursor);
+                scan.arg(self.key("index")).arg(cursor);
                 scan.arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(SCAN_COUNT);
                 let (next, found): (u64, Vec<(String, String)>) = self.query(&scan).await?;
                 if let Some((key, _)) = found.first() {
@@ -344,7 +336,7 @@ impl Ledger for RedisLedger {
     }
 
     fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
-        async move { self.query::<i64>(cmd("HSETNX").arg(&self.keys.about).arg("format").arg(FORMAT)).await.map(drop) }
+        async move { self.query::<i64>(cmd("HSETNX").arg(self.key("about")).arg("format").arg(FORMAT)).await.map(drop) }
             .boxed()
     }
 
