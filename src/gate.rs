@@ -25,13 +25,6 @@ use crate::gate::breaker::{Breaker, HalfOpenId};
 use crate::gate::tokens::{TakenSlot, TokenState, Tokens, UnusableReason};
 use crate::sync::lock;
 
-/// Why the CRM's breaker tripped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TripCause {
-    Outage,
-    Misconfigured,
-}
-
 /// A request that failed for a reason outside its message.
 #[derive(Clone, Debug)]
 pub struct LastFailure {
@@ -59,7 +52,8 @@ pub struct Gate {
 }
 
 struct State {
-    crm: Breaker<TripCause>,
+    /// Trips in an outage, and when the CRM does not know the address.
+    crm: Breaker<BlockReason>,
     /// Failures in a row, and at how many the breaker trips.
     failures: u32,
     max_failures: u32,
@@ -88,12 +82,9 @@ impl State {
     fn block_reason(&self) -> Option<BlockReason> {
         match (self.crm.cause(), self.tokens.all_suspended()) {
             _ if self.ledger_is_down => Some(BlockReason::Ledger),
-            (Some(TripCause::Misconfigured), _) => Some(BlockReason::Misconfigured),
+            (Some(BlockReason::Misconfigured), _) => Some(BlockReason::Misconfigured),
             // Also in an outage: without a token no probe is sent, and an operator may be needed.
-            (_, Some(UnusableReason::Quota)) => Some(BlockReason::Quota),
-            (_, Some(UnusableReason::Unauthorized | UnusableReason::Throttled)) => Some(BlockReason::Unauthorized),
-            (Some(TripCause::Outage), None) => Some(BlockReason::Outage),
-            (None, None) => None,
+            (tripped, suspended) => suspended.or(tripped),
         }
     }
 
@@ -177,10 +168,10 @@ impl TokenSlot {
                 // CRM asks.
                 let is_closed = self.is_probe && state.block_reason().is_some();
                 if state.failures >= state.max_failures || is_closed {
-                    state.crm.trip(TripCause::Outage, self.half_open, now, hint, chance);
+                    state.crm.trip(BlockReason::Outage, self.half_open, now, hint, chance);
                 }
             }
-            Outcome::Misconfigured => state.crm.trip(TripCause::Misconfigured, self.half_open, now, hint, chance),
+            Outcome::Misconfigured => state.crm.trip(BlockReason::Misconfigured, self.half_open, now, hint, chance),
             // These outcomes are about the token.
             Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized => {
                 if let Some(half_open) = self.half_open {

@@ -8,6 +8,7 @@ use jiff::{Timestamp, ToSpan};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
+use crate::gate::block_reason::BlockReason;
 use crate::gate::breaker::{Breaker, HalfOpenId};
 use crate::retry::{Backoff, jittered};
 
@@ -156,10 +157,10 @@ impl Tokens {
     }
 
     /// Why no token is in use; none while one is.
-    pub fn all_suspended(&self) -> Option<UnusableReason> {
+    pub fn all_suspended(&self) -> Option<BlockReason> {
         let causes: Vec<_> = self.list.iter().map(|token| token.breaker.cause()).collect::<Option<_>>()?;
         let has_quota = causes.contains(&UnusableReason::Quota);
-        Some(if has_quota { UnusableReason::Quota } else { UnusableReason::Unauthorized })
+        Some(if has_quota { BlockReason::Quota } else { BlockReason::Unauthorized })
     }
 
     /// Takes a free slot of a usable token, or of a suspended one whose next try is due.
