@@ -138,7 +138,7 @@ impl Tokens {
             in_use: token.in_use,
             slots: self.slots,
             suspended: token.breaker.cause().or(token.throttled_until.map(|_| UnusableReason::Throttled)),
-            until: token.next_use().and_then(time),
+            until: token.breaker.next_event().max(token.throttled_until).and_then(time),
             quota_limit: token.quota_limit,
             quota_left: token.quota_left.map(|(left, _)| left),
             quota_reset: token.quota_left.and_then(|(_, until)| time(until)),
@@ -301,11 +301,6 @@ impl Token {
             requests_since_asked: 0,
             asked_at: None,
         }
-    }
-
-    /// When it is used or tried next; none while it is in use.
-    fn next_use(&self) -> Option<Instant> {
-        self.breaker.next_event().max(self.throttled_until)
     }
 
     fn has_slot(&self, slots: usize, now: Instant) -> bool {

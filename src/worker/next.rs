@@ -12,7 +12,7 @@ use super::decide::SendPlan;
 use super::delivery::{Abort, DeliveryContext};
 use super::recorder::Recorder;
 use crate::config::OnUnknown;
-use crate::crm::classify::{Classified, Outcome};
+use crate::crm::classify::{Classified, Outcome, silent};
 use crate::ledger::{AttemptResult, Change, Claim, Entry};
 use crate::message::disposition::Disposition;
 use crate::message::failure::{Failure, Kind, Stage};
@@ -151,7 +151,7 @@ impl Worker {
             d.wait(d.deadline, Recorder::wait(&mut backoff)).await?;
         }
         d.state.attempts = entry.attempts.saturating_sub(1);
-        d.count_attempt(at, &orphaned(), Duration::ZERO);
+        d.count_attempt(at, &silent(Outcome::Unknown, ORPHANED.to_owned()), Duration::ZERO);
         Ok(())
     }
 }
@@ -163,16 +163,4 @@ fn failed(kind: Kind, classified: &Classified) -> Disposition {
         http_status: classified.http_status,
         ..Failure::new(Stage::Send, kind, classified.reason.clone())
     })
-}
-
-/// The classification of an attempt whose worker ended.
-fn orphaned() -> Classified {
-    Classified {
-        outcome: Outcome::Unknown,
-        reason: ORPHANED.to_owned(),
-        http_status: None,
-        code: None,
-        message: None,
-        retry_after: None,
-    }
 }
