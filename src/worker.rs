@@ -133,10 +133,13 @@ impl Worker {
         let began = Instant::now();
         // A panic is caught here and nowhere else. During processing it leads to a dead letter; during settling the message is
         // requeued.
-        let disposition = match catch_panic(self.process(&mut d)).await {
+        let mut disposition = match catch_panic(self.process(&mut d)).await {
             Ok(disposition) => disposition,
             Err(failure) => self.after_panic(&mut d, failure).await,
         };
+        if let (Disposition::DeadLetter(failure), Some(rule)) = (&mut disposition, &d.rule) {
+            failure.rule = Some(Arc::clone(rule));
+        }
         let settling = self.settler.settle(&mut d.state, &message, &*acker, &disposition);
         let settlement = catch_panic(settling).await.unwrap_or(Settlement::Requeue);
         let report = Report::of(d, began);
@@ -188,11 +191,10 @@ impl Worker {
 
     /// Everything between receiving and settling.
     async fn process(&self, d: &mut DeliveryContext<'_>) -> Disposition {
-        let disposition = match self.process_steps(d).await {
+        match self.process_steps(d).await {
             Ok(disposition) => disposition,
             Err(abort) => self.aborted(d, abort).await,
-        };
-        with_rule(disposition, d.rule.as_ref())
+        }
     }
 
     async fn process_steps(&self, d: &mut DeliveryContext<'_>) -> Result<Disposition, Abort> {
@@ -360,15 +362,7 @@ impl Worker {
             d.state.possibly_created = true;
             let _ = self.recorder.record(key, self.finished(&claim, AttemptResult::InDoubt, claim.attempts)).await;
         }
-        with_rule(Disposition::DeadLetter(failure), d.rule.as_ref())
-    }
-}
-
-/// Adds the message's rule to a dead letter, whatever its reason.
-fn with_rule(disposition: Disposition, rule: Option<&Arc<str>>) -> Disposition {
-    match (disposition, rule) {
-        (Disposition::DeadLetter(failure), Some(rule)) => Disposition::DeadLetter(failure.by_rule(rule)),
-        (disposition, _) => disposition,
+        Disposition::DeadLetter(failure)
     }
 }
 
