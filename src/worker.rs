@@ -245,11 +245,11 @@ impl Worker {
                 continue;
             }
             // 5. Send
-            let attempt = self.send(d, slot, body).await;
+            let (classified, counts) = self.send(d, slot, body).await;
             // 6. Result
-            self.finish(d, attempt.classified.outcome).await;
+            self.finish(d, classified.outcome).await;
             // 7. Next
-            match self.next(d, attempt) {
+            match self.next(d, classified, counts) {
                 ControlFlow::Break(disposition) => return Ok(disposition),
                 ControlFlow::Continue(wait) => d.wait(d.deadline, sleep(wait)).await?,
             }

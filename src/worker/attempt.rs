@@ -21,13 +21,6 @@ const CLAIM_TO_REQUEST: Duration = Duration::from_secs(2);
 /// The longest wait for tokenInformation.php.
 pub(crate) const TOKEN_INFORMATION_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How one request ended.
-pub(super) struct Attempt {
-    pub(super) classified: Classified,
-    /// Whether it counts against the message's limit.
-    pub(super) counts: bool,
-}
-
 /// What became of a claim.
 pub(super) enum ClaimResult {
     /// The request may be sent.
@@ -146,8 +139,9 @@ impl Worker {
         }
     }
 
-    /// Step 5: sends one request. It is never cancelled, because then it is not known whether it reached the CRM.
-    pub(super) async fn send(&self, d: &mut DeliveryContext<'_>, slot: TokenSlot, body: Bytes) -> Attempt {
+    /// Step 5: sends one request. It is never cancelled, because then it is not known whether it reached the CRM. Returns how it
+    /// ended, and whether it counts against the message's limit.
+    pub(super) async fn send(&self, d: &mut DeliveryContext<'_>, slot: TokenSlot, body: Bytes) -> (Classified, bool) {
         let (at, began, is_probe) = (self.clock.now(), Instant::now(), slot.is_probe());
         let (number, token) = (d.state.attempts.saturating_add(1), slot.position());
         // If a panic occurs before the answer is known, the task may exist.
@@ -168,7 +162,7 @@ impl Worker {
         if counts {
             d.count_attempt(at, &classified, duration);
         }
-        Attempt { classified, counts }
+        (classified, counts)
     }
 
     /// Asks how much of the token's quota is used. Returns the time until its reset, if the CRM says it.

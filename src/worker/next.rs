@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Worker;
-use super::attempt::Attempt;
 use super::decide::SendPlan;
 use super::delivery::{Abort, DeliveryContext};
 use super::recorder::Recorder;
@@ -27,8 +26,13 @@ const ORPHANED: &str = "a worker ended between sending the request and recording
 
 impl Worker {
     /// Step 7: decides after an attempt whether to settle the message, or to make another attempt after a wait.
-    pub(super) fn next(&self, d: &mut DeliveryContext<'_>, attempt: Attempt) -> ControlFlow<Disposition, Duration> {
-        let Attempt { classified, counts } = attempt;
+    /// `counts`: the attempt counts against the message's limit.
+    pub(super) fn next(
+        &self,
+        d: &mut DeliveryContext<'_>,
+        classified: Classified,
+        counts: bool,
+    ) -> ControlFlow<Disposition, Duration> {
         let kind = match classified.outcome {
             Outcome::Created => return ControlFlow::Break(Disposition::Ack),
             Outcome::Rejected => return ControlFlow::Break(failed(Kind::Rejected, &classified)),
