@@ -71,23 +71,16 @@ pub struct SendPlan {
 /// Decides what an entry means for a delivery. `is_owner_gone`: the owner of the entry's open claim no longer sends.
 #[must_use]
 pub fn decide(entry: Option<&Entry>, is_owner_gone: bool, facts: &DeliveryFacts) -> Decision {
-    let Some(entry) = entry else {
-        let is_known_copy = facts.possibly_created && facts.replay.is_none();
-        let in_doubt = is_known_copy || (facts.delivered_before && !facts.proves_unsent);
-        let doubted = in_doubt || facts.possibly_created;
-        let reset = facts.replay.is_some() && !in_doubt;
-        return Decision::Proceed(SendPlan {
-            attempts: facts.attempts,
-            in_doubt,
-            doubted,
-            reset,
-            ..SendPlan::default()
-        });
-    };
-    // After an entry of an earlier epoch, a worker with another ledger may have sent the message. Its copy says so.
-    let may_be_sent_since =
+    // A worker may have sent the message, and this ledger does not have that. A copy says so.
+    let in_doubt =
         (facts.delivered_before && !facts.proves_unsent) || (facts.possibly_created && facts.replay.is_none());
-    let is_unproven = may_be_sent_since && Some(entry.epoch) != facts.epoch;
+    let Some(entry) = entry else {
+        let (doubted, reset) = (in_doubt || facts.possibly_created, facts.replay.is_some() && !in_doubt);
+        let attempts = facts.attempts;
+        return Decision::Proceed(SendPlan { attempts, in_doubt, doubted, reset, ..SendPlan::default() });
+    };
+    // An entry of the current epoch has it.
+    let is_unproven = in_doubt && Some(entry.epoch) != facts.epoch;
     if entry.result == KnownResult::Created {
         let same = facts.delivered_before || facts.is_copy;
         let has_others_doubt = is_unproven || (facts.is_copy && facts.possibly_created);
