@@ -253,15 +253,10 @@ impl Gate {
         let _turn = self.turn.lock().await;
         loop {
             let changed = self.changed.notified();
-            let next = match self.try_take() {
+            match self.try_take() {
                 Ok(slot) => return slot,
-                Err(next) => next,
-            };
-            match next {
-                Some(at) => {
-                    let _ = timeout_at(at, changed).await;
-                }
-                None => changed.await,
+                Err(Some(at)) => drop(timeout_at(at, changed).await),
+                Err(None) => changed.await,
             }
         }
     }
