@@ -29,7 +29,7 @@ pub(super) struct ConnectionManager {
     /// The address with its login. A changed `ledger.url_file` replaces it.
     url: SharedSecret,
     /// Scheme, host, port and database, without user and password.
-    address: String,
+    pub(super) address: String,
     /// The connection in use, none after a failure.
     current: Mutex<Option<Connection>>,
     /// Held while a connection is made, so that only one is made at a time.
@@ -56,11 +56,6 @@ impl ConnectionManager {
     fn client(&self) -> Result<Client, LedgerError> {
         // The library's error text may contain the address with its password.
         Client::open(self.url.get().expose_secret()).map_err(|_| self.unreadable_address())
-    }
-
-    /// Scheme, host, port and database, without user and password.
-    pub(super) fn address(&self) -> &str {
-        &self.address
     }
 
     /// Opens a TCP connection and closes it again. Returns the server's addresses, for people.

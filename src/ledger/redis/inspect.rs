@@ -58,7 +58,7 @@ pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, Ledg
     let number = |name: &str| said.get(name).and_then(|value| value.parse().ok());
     let switch = |name: &str| said.get(name).map(|value| *value == "1");
     Ok(ServerInfo {
-        address: ledger.manager.address().to_owned(),
+        address: ledger.manager.address.clone(),
         reached,
         version: text("redis_version"),
         policy: text("maxmemory_policy"),
