@@ -271,7 +271,10 @@ impl Ownership {
                 return Err("another worker is reading the owner of the queue".to_owned());
             }
             let compared = self.comparison(&owners, &about);
-            self.log_proof(compared.lost.as_deref());
+            match &compared.lost {
+                Some(reason) => lock(&self.proof_lost).warn(reason),
+                None => drop(lock(&self.proof_lost).worked()),
+            }
             if compared.lost.is_some() {
                 let other_owner = about.other_owner || compared.must_wait;
                 let lost = LedgerMetadata { other_owner, ..self.without_proof(&about, compared.is_other) };
@@ -284,15 +287,6 @@ impl Ownership {
             return Ok((!compared.is_ours && matches!(owners, Owners::Found(_))).then_some(about.id));
         }
         Err(CONTENDED.to_owned())
-    }
-
-    /// Logs that a comparison lost the proof. One that keeps it ends the row.
-    fn log_proof(&self, lost: Option<&str>) {
-        let mut proof_lost = lock(&self.proof_lost);
-        match lost {
-            Some(reason) => proof_lost.warn(reason),
-            None => drop(proof_lost.worked()),
-        }
     }
 
     /// Whether another worker is reading `<queue>.owner` right now, so that it looks empty. After a few times it counts as empty.
