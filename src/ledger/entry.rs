@@ -10,7 +10,6 @@
 //! A withdrawal always changes the version. A claim that arrives after its own withdrawal therefore expects an old version, and
 //! changes nothing.
 
-use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,20 +17,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// SHA-256 of a message's body as it arrived.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Digest(#[serde(with = "super::json::hex")] pub [u8; 32]);
 
 impl Digest {
     /// The digest of `body`.
     pub fn of(body: &[u8]) -> Self {
         Self(Sha256::digest(body).into())
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, ..] = self.0;
-        write!(f, "Digest({a:02x}{b:02x}{c:02x}{d:02x}…)")
     }
 }
 
