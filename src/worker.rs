@@ -51,19 +51,6 @@ const CLAIM_POLL: Duration = Duration::from_millis(250);
 /// A claim that this process has seen unchanged for `crm.request_timeout` and this margin is an orphan.
 pub(crate) const ORPHAN_MARGIN: Duration = Duration::from_secs(5);
 
-/// How messages are processed.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// An older message is dead-lettered as `expired`.
-    pub max_age: Option<Duration>,
-    /// What follows an unknown outcome.
-    pub on_unknown: OnUnknown,
-    /// How long a message is kept in memory after its delivery (`gate.hold`).
-    pub hold: Duration,
-    /// A claim that this process has seen unchanged for this long is an orphan.
-    pub orphan_after: Duration,
-}
-
 /// Everything that processing needs.
 pub struct Worker {
     /// The CRM.
@@ -74,8 +61,14 @@ pub struct Worker {
     pub schedule: Schedule,
     /// How a message becomes a request.
     pub mapper: Arc<Mapper>,
-    /// How messages are processed.
-    pub settings: Settings,
+    /// An older message is dead-lettered as `expired`.
+    pub max_age: Option<Duration>,
+    /// What follows an unknown outcome.
+    pub on_unknown: OnUnknown,
+    /// How long a message is kept in memory after its delivery (`gate.hold`).
+    pub hold: Duration,
+    /// A claim that this process has seen unchanged for this long is an orphan.
+    pub orphan_after: Duration,
     /// Carries dispositions out.
     pub settler: Settler,
     /// Reads and writes the ledger.
@@ -174,7 +167,7 @@ impl Worker {
             stop: self.stop.clone(),
             epoch_on_arrival,
             decided_in: None,
-            deadline: Instant::now() + self.settings.hold,
+            deadline: Instant::now() + self.hold,
             key: None,
             lock: None,
             digest: Digest::of(&message.body),
@@ -298,7 +291,7 @@ impl Worker {
         d: &mut DeliveryContext<'_>,
         mut entry_read: Option<Option<Entry>>,
     ) -> Result<Result<SendPlan, Disposition>, Abort> {
-        let others_resend = self.recorder.ledger().is_exclusive() && self.settings.on_unknown == OnUnknown::Retry;
+        let others_resend = self.recorder.ledger().is_exclusive() && self.on_unknown == OnUnknown::Retry;
         let dead_letter = |kind, text| Disposition::DeadLetter(Failure::new(Stage::Send, kind, text));
         let mut seen = None;
         d.decided_in = None;
@@ -351,8 +344,7 @@ impl Worker {
         let (_, since) = seen.filter(|(id, _)| *id == claim.id).unwrap_or((claim.id, Instant::now()));
         *seen = Some((claim.id, since));
         // A claim of this process is never an orphan: its withdrawal or result is retried in the background.
-        claim.owner != self.owner
-            && (self.recorder.ledger().is_exclusive() || since.elapsed() >= self.settings.orphan_after)
+        claim.owner != self.owner && (self.recorder.ledger().is_exclusive() || since.elapsed() >= self.orphan_after)
     }
 
     /// The dead letter of a message whose processing panicked. If a claim is open, the task may exist, and the ledger records

@@ -62,7 +62,7 @@ impl Worker {
         d: &DeliveryContext<'_>,
         slot: TokenSlot,
     ) -> Result<Option<TokenSlot>, Abort> {
-        if self.settings.on_unknown != OnUnknown::DeadLetter || !slot.is_probe() {
+        if self.on_unknown != OnUnknown::DeadLetter || !slot.is_probe() {
             return Ok(Some(slot));
         }
         let result = d.wait(d.deadline, self.crm.token_information(slot.token())).await?;

@@ -44,7 +44,7 @@ impl Worker {
                 return ControlFlow::Continue(Duration::ZERO);
             }
         };
-        if kind == Kind::Unknown && self.settings.on_unknown == OnUnknown::DeadLetter {
+        if kind == Kind::Unknown && self.on_unknown == OnUnknown::DeadLetter {
             return ControlFlow::Break(failed(kind, &classified));
         }
         if !counts {
@@ -115,10 +115,10 @@ impl Worker {
     pub(super) fn reason_not_to_send(&self, d: &DeliveryContext<'_>, plan: &SendPlan) -> Option<Failure> {
         let now = self.clock.now();
         let age = |at: jiff::Timestamp| Duration::try_from(now.duration_since(at)).ok();
-        if plan.in_doubt && self.settings.on_unknown == OnUnknown::DeadLetter {
+        if plan.in_doubt && self.on_unknown == OnUnknown::DeadLetter {
             return Some(Failure::new(Stage::Send, Kind::Unknown, IN_DOUBT));
         }
-        if let Some(max_age) = self.settings.max_age
+        if let Some(max_age) = self.max_age
             && let Some(age) = published_at(&d.message.properties).or(d.state.first_attempt_at).and_then(age)
             && age > max_age
         {

@@ -50,7 +50,7 @@ impl Worker {
         // The worker's dead letters have the header `x-wtw-possibly-created`. A rejected message gets no new header. In strict
         // mode only a replay can be sent although its task may exist.
         let was_resent = state.attempts > 1 || message.was_delivered_before();
-        let may_be_resent = was_resent && self.settings.on_unknown == OnUnknown::Retry;
+        let may_be_resent = was_resent && self.on_unknown == OnUnknown::Retry;
         let may_be_several = matches!(settlement, Settlement::Reject(_))
             && state.possibly_created
             && (was_doubted || may_be_resent || state.replays > 0);
