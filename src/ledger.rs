@@ -193,7 +193,8 @@ pub async fn open(config: &config::Ledger, clock: Clock) -> Result<Arc<dyn Ledge
         config::LedgerStore::Memory => Arc::new(memory::MemoryLedger::new(limits, clock)),
         config::LedgerStore::File(path) => Arc::new(sqlite::SqliteLedger::open(path, limits, clock).await?),
         config::LedgerStore::Redis(url) => {
-            Arc::new(redis::RedisLedger::open(url, &redis::prefix(&config.queue), limits, clock).await?)
+            let prefix = redis::prefix(&config.queue);
+            Arc::new(redis::RedisLedger::open(url, &prefix, limits, clock, false).await?)
         }
     })
 }

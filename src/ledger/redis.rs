@@ -67,17 +67,9 @@ pub struct RedisLedger {
 }
 
 impl RedisLedger {
-    /// Connects, and reads what the ledger knows about itself. A new ledger writes it first. All keys begin with `prefix`.
-    pub async fn open(url: &SharedSecret, prefix: &str, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
-        Self::connect(url, prefix, limits, clock, false).await
-    }
-
-    /// As [`Self::open`], and writes nothing. Only [`Ledger::get`], [`Ledger::find`] and [`Ledger::about`] may be called.
-    pub async fn open_to_read(url: &SharedSecret, prefix: &str, limits: Limits) -> Result<Self, LedgerError> {
-        Self::connect(url, prefix, limits, Clock::system(), true).await
-    }
-
-    async fn connect(
+    /// Connects, and reads what the ledger knows about itself. A new ledger writes it first. All keys begin with `prefix`. With
+    /// `is_read_only` nothing is written, and only [`Ledger::get`], [`Ledger::find`] and [`Ledger::about`] may be called.
+    pub async fn open(
         url: &SharedSecret,
         prefix: &str,
         limits: Limits,

@@ -39,7 +39,7 @@ pub struct ServerInfo {
 /// using it.
 pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, LedgerError> {
     let reached = ConnectionManager::new(url)?.reach().await?;
-    let ledger = RedisLedger::open_to_read(url, &prefix(queue), LIMITS).await?;
+    let ledger = RedisLedger::open(url, &prefix(queue), LIMITS, Clock::system(), true).await?;
     let test = format!("{PREFIX}check:{}:", uuid::Uuid::now_v7());
     let keys = ["1", "2"].map(|id| Key::new(queue, "check", id));
     let mut remove = redis::cmd("DEL");
@@ -75,7 +75,7 @@ pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, Ledg
 async fn test_commands(url: &SharedSecret, prefix: &str, keys: &[Key]) -> Result<(), LedgerError> {
     let clock = Clock::system();
     let (id, digest, at) = (ClaimId(0), Digest::of(b"check"), clock.now());
-    let ledger = RedisLedger::open(url, prefix, LIMITS, clock).await?;
+    let ledger = RedisLedger::open(url, prefix, LIMITS, clock, false).await?;
     // The limit is one entry, so that the second one removes the first.
     for key in keys {
         let result = AttemptResult::Created;
