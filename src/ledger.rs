@@ -5,7 +5,7 @@
 //! operation does to an entry, the same for all three stores: memory, file and Redis. An entry is forgotten when it is older
 //! than `ledger.retention`, or when there are more than `ledger.max_entries`. An entry with an open claim is never forgotten.
 //!
-//! "No entry" proves that nothing was sent only if this ledger saw everything that was sent. [`Ledger::proves_unsent`] says
+//! "No entry" proves that nothing was sent only if this ledger saw everything that was sent. [`LedgerMetadata`] says
 //! whether it did, see `worker::ownership`.
 
 pub mod entry;
@@ -159,11 +159,6 @@ pub trait Ledger: Send + Sync {
 
     /// The number of entries after the latest change by this process. Reads a counter, not the store.
     fn entries(&self) -> u64;
-
-    /// See [`LedgerMetadata::proves_unsent`].
-    fn proves_unsent(&self) -> bool {
-        self.about().proves_unsent
-    }
 
     /// See [`LedgerMetadata::epoch`].
     fn epoch(&self) -> u32 {
