@@ -16,7 +16,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -111,12 +110,9 @@ impl Worker {
     }
 
     /// Processes one delivery and settles it.
-    fn handle(self: Arc<Self>, delivery: Delivery, unsettled: UnsettledDelivery) -> BoxFuture<'static, ()> {
-        // Boxed, because the large future is moved several times before it runs.
-        Box::pin(async move {
-            let span = Span::processing(&delivery.message, &self.settler.queue);
-            span.around(self.handle_in(delivery, unsettled, &span)).await;
-        })
+    async fn handle(self: Arc<Self>, delivery: Delivery, unsettled: UnsettledDelivery) {
+        let span = Span::processing(&delivery.message, &self.settler.queue);
+        span.around(self.handle_in(delivery, unsettled, &span)).await;
     }
 
     async fn handle_in(&self, delivery: Delivery, unsettled: UnsettledDelivery, span: &Span) {
