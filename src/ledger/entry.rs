@@ -55,7 +55,7 @@ pub struct Claim {
     /// The worker process that made it.
     pub owner: Owner,
     /// When it was made, by the owner's clock. Only shown to people: no decision uses it.
-    #[serde(with = "super::json::millis")]
+    #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
     pub at: Timestamp,
 }
 
@@ -94,7 +94,7 @@ pub struct Entry {
     /// The ledger's [`epoch`](super::Ledger::epoch) at the last change.
     pub epoch: u32,
     /// When the entry changed last.
-    #[serde(with = "super::json::millis")]
+    #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
     pub at: Timestamp,
 }
 

@@ -24,18 +24,3 @@ pub(super) mod hex {
         bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| D::Error::custom("not a digest"))
     }
 }
-
-/// A time in milliseconds since 1970.
-pub(super) mod millis {
-    use jiff::Timestamp;
-    use serde::de::Error as _;
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    pub(in crate::ledger) fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_i64(at.as_millisecond())
-    }
-
-    pub(in crate::ledger) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
-        Timestamp::from_millisecond(i64::deserialize(from)?).map_err(D::Error::custom)
-    }
-}
