@@ -172,10 +172,10 @@ impl TokenSlot {
                 }
             }
             Outcome::Misconfigured => state.crm.trip(BlockReason::Misconfigured, self.half_open, now, hint, chance),
-            // These outcomes are about the token.
+            // These outcomes are about the token. The next probe waits as after a failure.
             Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized => {
-                if let Some(half_open) = self.half_open {
-                    state.crm.postpone(half_open, now, chance);
+                if let (Some(cause), Some(_)) = (state.crm.cause(), self.half_open) {
+                    state.crm.trip(cause, self.half_open, now, Duration::ZERO, chance);
                 }
             }
         }
