@@ -285,11 +285,6 @@ impl Gate {
         }
     }
 
-    /// Whether it is closed because the ledger cannot be used.
-    pub fn is_ledger_down(&self) -> bool {
-        lock(&self.state).ledger_is_down
-    }
-
     /// Removes every token that the CRM repeated in its text. A request can be answered with the words of another one.
     pub fn hide_tokens(&self, classified: &mut Classified) {
         for secret in lock(&self.state).tokens.secrets() {

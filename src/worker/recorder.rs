@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::gate::Gate;
+use crate::gate::{BlockReason, Gate};
 use crate::ledger::{Change, Changed, Entry, Key, Ledger, LedgerError};
 use crate::observe::events::Telemetry;
 use crate::retry::{Backoff, jittered};
@@ -127,7 +127,7 @@ impl Recorder {
             let (mut backoff, mut checked) = (Self::backoff(), Instant::now());
             loop {
                 Self::wait(&mut backoff).await;
-                let is_down = self.gate.is_ledger_down();
+                let is_down = self.gate.block_reason() == Some(BlockReason::Ledger);
                 if !is_down {
                     backoff.reset();
                 }

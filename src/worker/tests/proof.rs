@@ -135,7 +135,7 @@ async fn ledger_that_fails_while_no_message_arrives_is_noticed_and_used_again() 
     for is_down in [true, false] {
         test.ledger.refuses_about.store(is_down, Ordering::SeqCst);
         sleep(Duration::from_secs(25)).await;
-        assert_eq!(gate.is_ledger_down(), is_down);
+        assert_eq!(gate.block_reason() == Some(crate::gate::BlockReason::Ledger), is_down);
     }
 }
 
