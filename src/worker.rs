@@ -219,7 +219,10 @@ impl Worker {
                 return Ok(Disposition::DeadLetter(failure));
             }
             let Some(slot) = self.ask_before_probe(d, slot).await? else { continue };
-            self.ask_counter(d, &slot).await?;
+            if !slot.is_probe() && slot.count_request() {
+                // The message is sent whatever the answer is.
+                d.wait(d.deadline, self.ask_quota(&slot)).await?;
+            }
             // 4. Claim
             match self.claim(d, &plan).await? {
                 ClaimResult::Claimed => {}

@@ -60,14 +60,6 @@ impl Worker {
         Ok(None)
     }
 
-    /// Asks how much of the token's quota is used, if that is due. The message is sent whatever the answer is.
-    pub(super) async fn ask_counter(&self, d: &DeliveryContext<'_>, slot: &TokenSlot) -> Result<(), Abort> {
-        if slot.is_probe() || !slot.count_request() {
-            return Ok(());
-        }
-        d.wait(d.deadline, self.ask_quota(slot)).await.map(drop)
-    }
-
     fn new_claim(&self, d: &DeliveryContext<'_>, plan: &SendPlan) -> NewClaim {
         NewClaim {
             claim: Claim { id: ClaimId(fastrand::u64(..)), owner: self.owner, at: self.clock.now() },
@@ -149,7 +141,7 @@ impl Worker {
     }
 
     /// Asks how much of the token's quota is used. Returns the time until its reset, if the CRM says it.
-    async fn ask_quota(&self, slot: &TokenSlot) -> Option<Duration> {
+    pub(super) async fn ask_quota(&self, slot: &TokenSlot) -> Option<Duration> {
         let asked = timeout(TOKEN_INFORMATION_TIMEOUT, self.crm.token_information(slot.token())).await;
         let result = asked.unwrap_or_else(|_| HttpResult::NoAnswer("timed out".to_owned()));
         if let Some((limit, left)) = quota(&result) {
