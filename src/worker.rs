@@ -131,8 +131,8 @@ impl Worker {
         }
         let settling = self.settler.settle(&mut d.state, &message, &*acker, &disposition);
         let settlement = catch_panic(settling).await.unwrap_or(Settlement::Requeue);
-        let report = Report::of(d, began);
-        self.warn_of_duplicate(&message, &report, &disposition, &settlement);
+        let report = Report::of(d, &message, began);
+        self.warn_of_duplicate(&report, &disposition, &settlement);
         let settled = match &settlement {
             Settlement::Ack => acker.ack().await,
             Settlement::Requeue => acker.nack_requeue().await,
@@ -145,7 +145,7 @@ impl Worker {
             (Err(_), _) => drop(unsettled),
         }
         span.settled(&disposition, report.rule.as_deref(), report.state.attempts, settled.is_err());
-        self.report(&message, &report, &disposition, &settlement, settled.is_err());
+        self.report(&report, &disposition, &settlement, settled.is_err());
     }
 
     /// The context of a delivery whose headers and body have not been read yet.
