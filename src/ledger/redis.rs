@@ -217,11 +217,7 @@ impl RedisLedger {
         for _ in 0..MAX_TRIES {
             let (after, changed) = apply(self.decode(&seen)?, change);
             let Some(after) = after else { return Ok(changed) };
-            let epoch = match change {
-                Change::Claim { new, .. } => Some(new.epoch),
-                Change::Finish { .. } | Change::Withdraw(_) => None,
-            };
-            match self.replace(key, &seen, &after, epoch).await? {
+            match self.replace(key, &seen, &after, change).await? {
                 (1, _) => return Ok(changed),
                 (0, found) => seen = found,
                 (_, _) => {
@@ -242,15 +238,13 @@ impl RedisLedger {
         Err(self.manager.contended())
     }
 
-    /// Replaces an entry if it still is what was `seen`. If `epoch` is given, the ledger must also still be in that epoch. Returns
-    /// the first two answers of `record.lua`.
-    async fn replace(
-        &self,
-        key: &Key,
-        seen: &str,
-        after: &Entry,
-        epoch: Option<u32>,
-    ) -> Result<(i8, String), LedgerError> {
+    /// Replaces an entry if it still is what was `seen`; with a claim only if the ledger is still in the epoch of its decision.
+    /// Returns the first two answers of `record.lua`.
+    async fn replace(&self, key: &Key, seen: &str, after: &Entry, by: &Change) -> Result<(i8, String), LedgerError> {
+        let epoch = match by {
+            Change::Claim { new, .. } => new.epoch.to_string(),
+            Change::Finish { .. } | Change::Withdraw(_) => String::new(),
+        };
         let is_claimed = after.claim.is_some();
         let score = if is_claimed { "+inf".to_owned() } else { after.at.as_millisecond().to_string() };
         let ttl = if is_claimed { String::new() } else { self.limits.retention.as_millis().max(1).to_string() };
@@ -260,7 +254,7 @@ impl RedisLedger {
         call.arg(format!("{entries}{name}")).arg(self.key("index")).arg(self.key("about"));
         call.arg(id).arg(seen).arg(json::text(after)).arg(name).arg(score).arg(ttl);
         call.arg(horizon(self.clock.now(), self.limits.retention)).arg(self.limits.max_entries).arg(MAX_SWEPT);
-        call.arg(entries).arg(epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
+        call.arg(entries).arg(epoch);
         let (replaced, found, entries): (i8, String, u64) = self.query(&call).await?;
         if replaced == 1 {
             self.entries.store(entries, Ordering::Relaxed);
