@@ -21,6 +21,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use self::file::LedgerFile;
 pub use self::inspect::{FileState, inspect};
 use self::store::{Operation, Store, Work};
 use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits};
@@ -41,7 +42,7 @@ pub struct SqliteLedger {
 
 /// What the database's thread shows to the others.
 struct Shared {
-    file: file::LedgerFile,
+    file: LedgerFile,
     about: Mutex<LedgerMetadata>,
     entries: AtomicU64,
     /// The damage that the background check of the whole file has found.
@@ -55,7 +56,7 @@ impl SqliteLedger {
         blocking(path, move |file| Self::open_blocking(file, limits, clock)).await
     }
 
-    fn open_blocking(file: file::LedgerFile, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
+    fn open_blocking(file: LedgerFile, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
         let store = Store::open(&file, limits, clock)?;
         let shared = Arc::new(Shared {
             about: Mutex::new(store.about.clone()),
@@ -117,24 +118,20 @@ pub(super) async fn find(path: &Path, prefix: KeyPrefix) -> Result<Option<Entry>
 
 /// The error that there is no file at `path`.
 pub(super) fn missing(path: &Path) -> LedgerError {
-    file::LedgerFile::of(path).missing()
+    LedgerFile::of(path).missing()
 }
 
 /// Runs work that waits for the disk.
 async fn blocking<T: Send + 'static>(
     path: &Path,
-    work: impl FnOnce(file::LedgerFile) -> Result<T, LedgerError> + Send + 'static,
+    work: impl FnOnce(LedgerFile) -> Result<T, LedgerError> + Send + 'static,
 ) -> Result<T, LedgerError> {
-    let file = file::LedgerFile::of(path);
+    let file = LedgerFile::of(path);
     let working = tokio::task::spawn_blocking(move || work(file));
     working.await.unwrap_or_else(|_| Err(LedgerError::new("file", "its thread has ended", "restart the worker")))
 }
 
-fn spawn(
-    file: &file::LedgerFile,
-    name: &str,
-    work: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, LedgerError> {
+fn spawn(file: &LedgerFile, name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LedgerError> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|error| file.io(&error))
 }
 
@@ -174,7 +171,7 @@ impl Ledger for SqliteLedger {
     }
 
     fn set_about(&self, seen: LedgerMetadata, about: LedgerMetadata) -> BoxFuture<'_, Result<bool, LedgerError>> {
-        async move { Ok(self.run(Work::SetAbout { seen, about }).await? == Changed::Done(None)) }.boxed()
+        async move { Ok(self.run(Work::SetAbout(seen, about)).await? == Changed::Done(None)) }.boxed()
     }
 
     fn is_exclusive(&self) -> bool {

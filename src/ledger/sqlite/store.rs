@@ -42,11 +42,8 @@ pub(super) enum Work {
     /// Answers with [`Changed::Done`].
     Get(Key),
     Change(Key, Change),
-    /// Answers with [`Changed::Conflict`] if `seen` is not what the ledger knows about itself.
-    SetAbout {
-        seen: LedgerMetadata,
-        about: LedgerMetadata,
-    },
+    /// Answers with [`Changed::Conflict`] if the first one is not what the ledger knows about itself. The second one replaces it.
+    SetAbout(LedgerMetadata, LedgerMetadata),
 }
 
 /// An error concerns one operation: its entry cannot be read. The other operations of the batch are not affected.
@@ -113,12 +110,12 @@ impl Store {
                     }
                     Err(error) => Err(error),
                 },
-                Work::SetAbout { seen, about: new } if about.proves_the_same(seen) => {
+                Work::SetAbout(seen, new) if about.proves_the_same(seen) => {
                     about = LedgerMetadata { last_change: about.last_change, ..new.clone() };
                     put_about(&transaction, &about).map_err(explain)?;
                     Ok(Changed::Done(None))
                 }
-                Work::SetAbout { .. } => Ok(Changed::Conflict(None)),
+                Work::SetAbout(..) => Ok(Changed::Conflict(None)),
             });
         }
         if only_reads {
