@@ -166,6 +166,9 @@ pub trait Ledger: Send + Sync {
     }
 }
 
+/// The most entries that one change forgets. Without a limit, one change could take as long as forgetting all of them.
+const MAX_SWEPT: usize = 16;
+
 /// How long, and how many, entries are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {

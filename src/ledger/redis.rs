@@ -24,7 +24,9 @@ use redis::{Cmd, FromRedisValue, cmd};
 
 use self::connection::{Connection, ConnectionManager};
 use super::entry::{apply, horizon};
-use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits, json, new_id};
+use super::{
+    Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits, MAX_SWEPT, json, new_id,
+};
 use crate::clock::Clock;
 use crate::config::SharedSecret;
 use crate::sync::lock;
@@ -35,8 +37,6 @@ pub const PREFIX: &str = "wolkvox-task-worker:";
 const FORMAT: &str = "1";
 /// How often a change is tried while other workers change the same entry.
 const MAX_TRIES: usize = 100;
-/// The most entries that one change forgets.
-const MAX_SWEPT: usize = 16;
 /// How many names one step of a search reads.
 const SCAN_COUNT: usize = 5_000;
 /// Replaces an entry if it has not changed since it was read.

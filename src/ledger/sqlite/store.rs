@@ -11,14 +11,12 @@ use super::file::{LedgerFile, Lock};
 use super::row::{get, put};
 use crate::clock::Clock;
 use crate::ledger::entry::{apply, horizon};
-use crate::ledger::{Change, Changed, Entry, Key, KeyPrefix, LedgerError, LedgerMetadata, Limits, json};
+use crate::ledger::{Change, Changed, Entry, Key, KeyPrefix, LedgerError, LedgerMetadata, Limits, MAX_SWEPT, json};
 
 /// Marks the file as a ledger (`PRAGMA application_id`): "WTWL".
 const APPLICATION_ID: i64 = 0x5754_574c;
 /// The layout that this code reads and writes (`PRAGMA user_version`).
 const FORMAT: i64 = 2;
-/// For each operation of a batch, this many rows are checked for their age. At most as many are forgotten.
-const SWEPT_ROWS: u64 = 16;
 /// The longest wait for another program's lock, in milliseconds.
 const BUSY_TIMEOUT: u64 = 2_000;
 /// `closed_at` is the time of the last change, or nothing while a claim is open.
@@ -121,7 +119,7 @@ impl Store {
         if only_reads {
             return Ok(answers);
         }
-        let looked_at = SWEPT_ROWS * batch.len() as u64;
+        let looked_at = (MAX_SWEPT * batch.len()) as u64;
         let forgotten = sweep(&transaction, self.limits, now, entries, looked_at, &mut swept).map_err(explain)?;
         transaction.commit().map_err(explain)?;
         (self.about, self.swept) = (about, swept);
