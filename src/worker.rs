@@ -109,7 +109,6 @@ impl Worker {
         }
     }
 
-    /// Processes one delivery and settles it.
     async fn handle(self: Arc<Self>, delivery: Delivery, unsettled: UnsettledDelivery) {
         let span = Span::processing(&delivery.message, &self.settler.queue);
         span.around(self.handle_in(delivery, unsettled, &span)).await;

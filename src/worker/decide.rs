@@ -69,7 +69,7 @@ pub struct SendPlan {
 /// Decides what an entry means for a delivery. `is_owner_gone`: the owner of the entry's open claim no longer sends.
 #[must_use]
 pub fn decide(entry: Option<&Entry>, is_owner_gone: bool, facts: &DeliveryFacts) -> Decision {
-    // A worker may have sent the message, and this ledger does not have that. A copy says so.
+    // Another worker may have sent the message without an entry in this ledger. On a copy the headers say so.
     let in_doubt =
         (facts.delivered_before && !facts.proves_unsent) || (facts.possibly_created && facts.replay.is_none());
     let Some(entry) = entry else {
@@ -77,7 +77,7 @@ pub fn decide(entry: Option<&Entry>, is_owner_gone: bool, facts: &DeliveryFacts)
         let attempts = facts.attempts;
         return Decision::Proceed(SendPlan { attempts, in_doubt, doubted, reset, ..SendPlan::default() });
     };
-    // An entry of the current epoch has it.
+    // An entry of the current epoch has that request.
     let is_unproven = in_doubt && Some(entry.epoch) != facts.epoch;
     if entry.result == KnownResult::Created {
         let same = facts.delivered_before || facts.is_copy;

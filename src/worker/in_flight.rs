@@ -25,7 +25,6 @@ pub(super) struct IdLock {
 }
 
 impl InFlightIds {
-    /// Waits for the lock of an id.
     pub(super) async fn lock(&self, key: Key) -> IdLock {
         loop {
             let released = self.0.released.notified();

@@ -337,7 +337,6 @@ impl Ownership {
     }
 }
 
-/// The result of comparing the queue's owner with this worker's ledger.
 struct OwnerComparison {
     /// A worker with another ledger consumed the queue before.
     is_other: bool,

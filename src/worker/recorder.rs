@@ -42,7 +42,6 @@ impl Recorder {
         &*self.ledger
     }
 
-    /// The waits between tries.
     pub(super) fn backoff() -> Backoff {
         Backoff::new(RETRY_WAITS.0, RETRY_WAITS.1)
     }

@@ -55,7 +55,6 @@ impl Worker {
         }
     }
 
-    /// Logs and counts how a delivery was settled.
     pub(super) fn report(&self, report: &Report<'_>, disposition: &Disposition, settlement: &Settlement, gone: bool) {
         let (id, state) = (report.id(), &report.state);
         let copied_to = self.settler.copy_queue(disposition).ok().filter(|_| *settlement == Settlement::Ack);

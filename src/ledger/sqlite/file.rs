@@ -12,7 +12,6 @@ use crate::ledger::LedgerError;
 /// A file of more bytes is checked for damage in the background, because reading it delays the start.
 const LARGE_FILE: u64 = 4 << 20;
 
-/// The path of a ledger's file.
 #[derive(Clone, Debug)]
 pub(super) struct LedgerFile {
     pub(super) path: PathBuf,

@@ -35,7 +35,6 @@ CREATE TABLE IF NOT EXISTS entry (
 /// An operation for the database's thread, and where its answer goes.
 pub(super) type Operation = (Work, oneshot::Sender<Answer>);
 
-/// What an operation does.
 pub(super) enum Work {
     /// Answers with [`Changed::Done`].
     Get(Key),
