@@ -37,7 +37,7 @@ use crate::retry::{Backoff, Schedule, jittered};
 use crate::settle::Settler;
 use crate::worker::ownership::{Ownership, ProofConditions};
 use crate::worker::recorder::Recorder;
-use crate::worker::{InFlightIds, ORPHAN_MARGIN, Settings, Worker};
+use crate::worker::{InFlightIds, ORPHAN_MARGIN, Worker};
 
 /// Unsettled deliveries for each slot. This is enough that a slot finds its next message while others wait for the ledger,
 /// RabbitMQ or another attempt. By default it is few enough that the last one is sent within `gate.hold`, even if each
@@ -261,12 +261,10 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, 
     Worker {
         crm: parts.crm,
         schedule: parts.schedule,
-        settings: Settings {
-            max_age: config.task.max_age,
-            on_unknown: config.retry.on_unknown,
-            hold: config.gate.hold,
-            orphan_after: config.crm.request_timeout + ORPHAN_MARGIN,
-        },
+        max_age: config.task.max_age,
+        on_unknown: config.retry.on_unknown,
+        hold: config.gate.hold,
+        orphan_after: config.crm.request_timeout + ORPHAN_MARGIN,
         settler: Settler {
             publisher: broker.publisher.clone(),
             publish_gate: Arc::clone(&broker.publish_gate),

@@ -25,13 +25,6 @@ use crate::gate::breaker::{Breaker, HalfOpenId};
 use crate::gate::tokens::{TakenSlot, TokenState, Tokens, UnusableReason};
 use crate::sync::lock;
 
-/// Why the CRM's breaker tripped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TripCause {
-    Outage,
-    Misconfigured,
-}
-
 /// A request that failed for a reason outside its message.
 #[derive(Clone, Debug)]
 pub struct LastFailure {
@@ -59,7 +52,8 @@ pub struct Gate {
 }
 
 struct State {
-    crm: Breaker<TripCause>,
+    /// Trips in an outage, and when the CRM does not know the address.
+    crm: Breaker<BlockReason>,
     /// Failures in a row, and at how many the breaker trips.
     failures: u32,
     max_failures: u32,
@@ -88,12 +82,9 @@ impl State {
     fn block_reason(&self) -> Option<BlockReason> {
         match (self.crm.cause(), self.tokens.all_suspended()) {
             _ if self.ledger_is_down => Some(BlockReason::Ledger),
-            (Some(TripCause::Misconfigured), _) => Some(BlockReason::Misconfigured),
+            (Some(BlockReason::Misconfigured), _) => Some(BlockReason::Misconfigured),
             // Also in an outage: without a token no probe is sent, and an operator may be needed.
-            (_, Some(UnusableReason::Quota)) => Some(BlockReason::Quota),
-            (_, Some(UnusableReason::Unauthorized | UnusableReason::Throttled)) => Some(BlockReason::Unauthorized),
-            (Some(TripCause::Outage), None) => Some(BlockReason::Outage),
-            (None, None) => None,
+            (tripped, suspended) => suspended.or(tripped),
         }
     }
 
@@ -177,14 +168,14 @@ impl TokenSlot {
                 // CRM asks.
                 let is_closed = self.is_probe && state.block_reason().is_some();
                 if state.failures >= state.max_failures || is_closed {
-                    state.crm.trip(TripCause::Outage, self.half_open, now, hint, chance);
+                    state.crm.trip(BlockReason::Outage, self.half_open, now, hint, chance);
                 }
             }
-            Outcome::Misconfigured => state.crm.trip(TripCause::Misconfigured, self.half_open, now, hint, chance),
-            // These outcomes are about the token.
+            Outcome::Misconfigured => state.crm.trip(BlockReason::Misconfigured, self.half_open, now, hint, chance),
+            // These outcomes are about the token. The next probe waits as after a failure.
             Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized => {
-                if let Some(half_open) = self.half_open {
-                    state.crm.postpone(half_open, now, chance);
+                if let (Some(cause), Some(_)) = (state.crm.cause(), self.half_open) {
+                    state.crm.trip(cause, self.half_open, now, Duration::ZERO, chance);
                 }
             }
         }
@@ -262,15 +253,10 @@ impl Gate {
         let _turn = self.turn.lock().await;
         loop {
             let changed = self.changed.notified();
-            let next = match self.try_take() {
+            match self.try_take() {
                 Ok(slot) => return slot,
-                Err(next) => next,
-            };
-            match next {
-                Some(at) => {
-                    let _ = timeout_at(at, changed).await;
-                }
-                None => changed.await,
+                Err(Some(at)) => drop(timeout_at(at, changed).await),
+                Err(None) => changed.await,
             }
         }
     }
@@ -297,11 +283,6 @@ impl Gate {
         if lock(&self.state).ledger_is_down {
             self.update(|state, _| state.ledger_is_down = false);
         }
-    }
-
-    /// Whether it is closed because the ledger cannot be used.
-    pub fn is_ledger_down(&self) -> bool {
-        lock(&self.state).ledger_is_down
     }
 
     /// Removes every token that the CRM repeated in its text. A request can be answered with the words of another one.

@@ -5,7 +5,7 @@
 //! operation does to an entry, the same for all three stores: memory, file and Redis. An entry is forgotten when it is older
 //! than `ledger.retention`, or when there are more than `ledger.max_entries`. An entry with an open claim is never forgotten.
 //!
-//! "No entry" proves that nothing was sent only if this ledger saw everything that was sent. [`Ledger::proves_unsent`] says
+//! "No entry" proves that nothing was sent only if this ledger saw everything that was sent. [`LedgerMetadata`] says
 //! whether it did, see `worker::ownership`.
 
 pub mod entry;
@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 pub use self::entry::{
@@ -36,7 +37,7 @@ use crate::clock::Clock;
 use crate::config;
 
 /// Names the entry of one message: the first 16 bytes of a SHA-256 over queue, operation and message id.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key([u8; 16]);
 
 impl Key {
@@ -86,12 +87,6 @@ impl fmt::Display for KeyPrefix {
     }
 }
 
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key({self})")
-    }
-}
-
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -99,7 +94,7 @@ impl fmt::Display for Key {
 }
 
 /// What the ledger knows about itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerMetadata {
     /// Random; set when the ledger is created. Another ledger, or this one after it was emptied, has another id.
     pub id: String,
@@ -112,21 +107,15 @@ pub struct LedgerMetadata {
     /// A digest of what the rules' message ids are made from, and of the rules' order. It changes when a message may get
     /// another id than before.
     pub identities: String,
-    /// When an entry changed last, exact to one minute; none before the first change.
+    /// When an entry changed last, or shortly before that; none before the first change. Found out from the entries.
+    #[serde(skip)]
     pub last_change: Option<Timestamp>,
 }
 
 impl LedgerMetadata {
     /// What a new ledger knows about itself.
     fn new() -> Self {
-        Self {
-            id: new_id(),
-            proves_unsent: false,
-            other_owner: false,
-            epoch: 0,
-            identities: String::new(),
-            last_change: None,
-        }
+        Self { id: new_id(), ..Self::default() }
     }
 
     /// Whether both are equal apart from `last_change`.
@@ -171,16 +160,14 @@ pub trait Ledger: Send + Sync {
     /// The number of entries after the latest change by this process. Reads a counter, not the store.
     fn entries(&self) -> u64;
 
-    /// See [`LedgerMetadata::proves_unsent`].
-    fn proves_unsent(&self) -> bool {
-        self.about().proves_unsent
-    }
-
     /// See [`LedgerMetadata::epoch`].
     fn epoch(&self) -> u32 {
         self.about().epoch
     }
 }
+
+/// The most entries that one change forgets. Without a limit, one change could take as long as forgetting all of them.
+const MAX_SWEPT: usize = 16;
 
 /// How long, and how many, entries are kept.
 #[derive(Clone, Copy, Debug)]
@@ -204,7 +191,8 @@ pub async fn open(config: &config::Ledger, clock: Clock) -> Result<Arc<dyn Ledge
         config::LedgerStore::Memory => Arc::new(memory::MemoryLedger::new(limits, clock)),
         config::LedgerStore::File(path) => Arc::new(sqlite::SqliteLedger::open(path, limits, clock).await?),
         config::LedgerStore::Redis(url) => {
-            Arc::new(redis::RedisLedger::open(url, &redis::prefix(&config.queue), limits, clock).await?)
+            let prefix = redis::prefix(&config.queue);
+            Arc::new(redis::RedisLedger::open(url, &prefix, limits, clock, false).await?)
         }
     })
 }

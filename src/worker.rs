@@ -16,7 +16,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -51,19 +50,6 @@ const CLAIM_POLL: Duration = Duration::from_millis(250);
 /// A claim that this process has seen unchanged for `crm.request_timeout` and this margin is an orphan.
 pub(crate) const ORPHAN_MARGIN: Duration = Duration::from_secs(5);
 
-/// How messages are processed.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// An older message is dead-lettered as `expired`.
-    pub max_age: Option<Duration>,
-    /// What follows an unknown outcome.
-    pub on_unknown: OnUnknown,
-    /// How long a message is kept in memory after its delivery (`gate.hold`).
-    pub hold: Duration,
-    /// A claim that this process has seen unchanged for this long is an orphan.
-    pub orphan_after: Duration,
-}
-
 /// Everything that processing needs.
 pub struct Worker {
     /// The CRM.
@@ -74,8 +60,14 @@ pub struct Worker {
     pub schedule: Schedule,
     /// How a message becomes a request.
     pub mapper: Arc<Mapper>,
-    /// How messages are processed.
-    pub settings: Settings,
+    /// An older message is dead-lettered as `expired`.
+    pub max_age: Option<Duration>,
+    /// What follows an unknown outcome.
+    pub on_unknown: OnUnknown,
+    /// How long a message is kept in memory after its delivery (`gate.hold`).
+    pub hold: Duration,
+    /// A claim that this process has seen unchanged for this long is an orphan.
+    pub orphan_after: Duration,
     /// Carries dispositions out.
     pub settler: Settler,
     /// Reads and writes the ledger.
@@ -117,13 +109,9 @@ impl Worker {
         }
     }
 
-    /// Processes one delivery and settles it.
-    fn handle(self: Arc<Self>, delivery: Delivery, unsettled: UnsettledDelivery) -> BoxFuture<'static, ()> {
-        // Boxed, because the large future is moved several times before it runs.
-        Box::pin(async move {
-            let span = Span::processing(&delivery.message, &self.settler.queue);
-            span.around(self.handle_in(delivery, unsettled, &span)).await;
-        })
+    async fn handle(self: Arc<Self>, delivery: Delivery, unsettled: UnsettledDelivery) {
+        let span = Span::processing(&delivery.message, &self.settler.queue);
+        span.around(self.handle_in(delivery, unsettled, &span)).await;
     }
 
     async fn handle_in(&self, delivery: Delivery, unsettled: UnsettledDelivery, span: &Span) {
@@ -133,14 +121,17 @@ impl Worker {
         let began = Instant::now();
         // A panic is caught here and nowhere else. During processing it leads to a dead letter; during settling the message is
         // requeued.
-        let disposition = match catch_panic(self.process(&mut d)).await {
+        let mut disposition = match catch_panic(self.process(&mut d)).await {
             Ok(disposition) => disposition,
             Err(failure) => self.after_panic(&mut d, failure).await,
         };
+        if let (Disposition::DeadLetter(failure), Some(rule)) = (&mut disposition, &d.rule) {
+            failure.rule = Some(Arc::clone(rule));
+        }
         let settling = self.settler.settle(&mut d.state, &message, &*acker, &disposition);
         let settlement = catch_panic(settling).await.unwrap_or(Settlement::Requeue);
-        let report = Report::of(d, began);
-        self.warn_of_duplicate(&message, &report, &disposition, &settlement);
+        let report = Report::of(d, &message, began);
+        self.warn_of_duplicate(&report, &disposition, &settlement);
         let settled = match &settlement {
             Settlement::Ack => acker.ack().await,
             Settlement::Requeue => acker.nack_requeue().await,
@@ -153,7 +144,7 @@ impl Worker {
             (Err(_), _) => drop(unsettled),
         }
         span.settled(&disposition, report.rule.as_deref(), report.state.attempts, settled.is_err());
-        self.report(&message, &report, &disposition, &settlement, settled.is_err());
+        self.report(&report, &disposition, &settlement, settled.is_err());
     }
 
     /// The context of a delivery whose headers and body have not been read yet.
@@ -171,7 +162,7 @@ impl Worker {
             stop: self.stop.clone(),
             epoch_on_arrival,
             decided_in: None,
-            deadline: Instant::now() + self.settings.hold,
+            deadline: Instant::now() + self.hold,
             key: None,
             lock: None,
             digest: Digest::of(&message.body),
@@ -188,11 +179,10 @@ impl Worker {
 
     /// Everything between receiving and settling.
     async fn process(&self, d: &mut DeliveryContext<'_>) -> Disposition {
-        let disposition = match self.process_steps(d).await {
+        match self.process_steps(d).await {
             Ok(disposition) => disposition,
             Err(abort) => self.aborted(d, abort).await,
-        };
-        with_rule(disposition, d.rule.as_ref())
+        }
     }
 
     async fn process_steps(&self, d: &mut DeliveryContext<'_>) -> Result<Disposition, Abort> {
@@ -220,7 +210,7 @@ impl Worker {
                 Err(failure) => return Ok(Disposition::DeadLetter(failure.clone())),
             };
             // 3. Token slot
-            let (slot, _suspects) = self.acquire(d, &plan).await?;
+            let slot = self.acquire(d, &plan).await?;
             if let Some(failure) = self.reason_not_to_send(d, &plan) {
                 let Some(is_outdated) = self.is_decision_outdated(d).await else { continue };
                 d.state.possibly_created |= is_outdated;
@@ -228,7 +218,10 @@ impl Worker {
                 return Ok(Disposition::DeadLetter(failure));
             }
             let Some(slot) = self.ask_before_probe(d, slot).await? else { continue };
-            self.ask_counter(d, &slot).await?;
+            if !slot.is_probe() && slot.count_request() {
+                // The message is sent whatever the answer is.
+                d.wait(d.deadline, self.ask_quota(&slot)).await?;
+            }
             // 4. Claim
             match self.claim(d, &plan).await? {
                 ClaimResult::Claimed => {}
@@ -243,11 +236,11 @@ impl Worker {
                 continue;
             }
             // 5. Send
-            let attempt = self.send(d, slot, body).await;
+            let (classified, counts) = self.send(d, slot, body).await;
             // 6. Result
-            self.finish(d, attempt.classified.outcome).await;
+            self.finish(d, classified.outcome).await;
             // 7. Next
-            match self.next(d, attempt) {
+            match self.next(d, classified, counts) {
                 ControlFlow::Break(disposition) => return Ok(disposition),
                 ControlFlow::Continue(wait) => d.wait(d.deadline, sleep(wait)).await?,
             }
@@ -296,7 +289,7 @@ impl Worker {
         d: &mut DeliveryContext<'_>,
         mut entry_read: Option<Option<Entry>>,
     ) -> Result<Result<SendPlan, Disposition>, Abort> {
-        let others_resend = self.recorder.ledger().is_exclusive() && self.settings.on_unknown == OnUnknown::Retry;
+        let others_resend = self.recorder.ledger().is_exclusive() && self.on_unknown == OnUnknown::Retry;
         let dead_letter = |kind, text| Disposition::DeadLetter(Failure::new(Stage::Send, kind, text));
         let mut seen = None;
         d.decided_in = None;
@@ -349,8 +342,7 @@ impl Worker {
         let (_, since) = seen.filter(|(id, _)| *id == claim.id).unwrap_or((claim.id, Instant::now()));
         *seen = Some((claim.id, since));
         // A claim of this process is never an orphan: its withdrawal or result is retried in the background.
-        claim.owner != self.owner
-            && (self.recorder.ledger().is_exclusive() || since.elapsed() >= self.settings.orphan_after)
+        claim.owner != self.owner && (self.recorder.ledger().is_exclusive() || since.elapsed() >= self.orphan_after)
     }
 
     /// The dead letter of a message whose processing panicked. If a claim is open, the task may exist, and the ledger records
@@ -360,15 +352,7 @@ impl Worker {
             d.state.possibly_created = true;
             let _ = self.recorder.record(key, self.finished(&claim, AttemptResult::InDoubt, claim.attempts)).await;
         }
-        with_rule(Disposition::DeadLetter(failure), d.rule.as_ref())
-    }
-}
-
-/// Adds the message's rule to a dead letter, whatever its reason.
-fn with_rule(disposition: Disposition, rule: Option<&Arc<str>>) -> Disposition {
-    match (disposition, rule) {
-        (Disposition::DeadLetter(failure), Some(rule)) => Disposition::DeadLetter(failure.by_rule(rule)),
-        (disposition, _) => disposition,
+        Disposition::DeadLetter(failure)
     }
 }
 

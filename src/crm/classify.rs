@@ -210,7 +210,8 @@ pub fn classify(result: &HttpResult, now: Timestamp) -> Classified {
     }
 }
 
-fn silent(outcome: Outcome, reason: String) -> Classified {
+/// An attempt without a readable answer.
+pub(crate) fn silent(outcome: Outcome, reason: String) -> Classified {
     Classified { outcome, reason, http_status: None, code: None, message: None, retry_after: None }
 }
 

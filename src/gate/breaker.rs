@@ -80,14 +80,6 @@ impl<C: Copy> Breaker<C> {
         }
     }
 
-    /// The half-open request ended without an answer: the next one waits as after a failure.
-    pub fn postpone(&mut self, half_open: HalfOpenId, now: Instant, chance: f64) {
-        if let Some(tripped) = self.tripped.as_mut().filter(|tripped| tripped.half_open == Some(half_open)) {
-            tripped.half_open = None;
-            tripped.next_try = now + jittered(self.retry_interval.next(), chance);
-        }
-    }
-
     /// Trips, or waits longer after the half-open request failed; at least `not_before` from now. A late answer to a request that
     /// was sent before it tripped only asks for a longer wait.
     pub fn trip(&mut self, cause: C, half_open: Option<HalfOpenId>, now: Instant, not_before: Duration, chance: f64) {

@@ -279,7 +279,7 @@ async fn requests_keep_the_configured_rate() {
 async fn no_request_is_sent_while_the_ledger_is_down() {
     let (gate, reported) = gate(&[]);
     gate.ledger_failed();
-    assert!(gate.is_ledger_down() && gate.acquire().now_or_never().is_none());
+    assert!(gate.block_reason() == Some(BlockReason::Ledger) && gate.acquire().now_or_never().is_none());
     let waiting = tokio::time::timeout(SECOND * 60, gate.acquire());
     let repairing = async {
         tokio::time::sleep(SECOND * 5).await;

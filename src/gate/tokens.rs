@@ -8,6 +8,7 @@ use jiff::{Timestamp, ToSpan};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
+use crate::gate::block_reason::BlockReason;
 use crate::gate::breaker::{Breaker, HalfOpenId};
 use crate::retry::{Backoff, jittered};
 
@@ -137,7 +138,7 @@ impl Tokens {
             in_use: token.in_use,
             slots: self.slots,
             suspended: token.breaker.cause().or(token.throttled_until.map(|_| UnusableReason::Throttled)),
-            until: token.next_use().and_then(time),
+            until: token.breaker.next_event().max(token.throttled_until).and_then(time),
             quota_limit: token.quota_limit,
             quota_left: token.quota_left.map(|(left, _)| left),
             quota_reset: token.quota_left.and_then(|(_, until)| time(until)),
@@ -156,10 +157,10 @@ impl Tokens {
     }
 
     /// Why no token is in use; none while one is.
-    pub fn all_suspended(&self) -> Option<UnusableReason> {
+    pub fn all_suspended(&self) -> Option<BlockReason> {
         let causes: Vec<_> = self.list.iter().map(|token| token.breaker.cause()).collect::<Option<_>>()?;
         let has_quota = causes.contains(&UnusableReason::Quota);
-        Some(if has_quota { UnusableReason::Quota } else { UnusableReason::Unauthorized })
+        Some(if has_quota { BlockReason::Quota } else { BlockReason::Unauthorized })
     }
 
     /// Takes a free slot of a usable token, or of a suspended one whose next try is due.
@@ -300,11 +301,6 @@ impl Token {
             requests_since_asked: 0,
             asked_at: None,
         }
-    }
-
-    /// When it is used or tried next; none while it is in use.
-    fn next_use(&self) -> Option<Instant> {
-        self.breaker.next_event().max(self.throttled_until)
     }
 
     fn has_slot(&self, slots: usize, now: Instant) -> bool {

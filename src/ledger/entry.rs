@@ -10,7 +10,6 @@
 //! A withdrawal always changes the version. A claim that arrives after its own withdrawal therefore expects an old version, and
 //! changes nothing.
 
-use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,20 +17,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// SHA-256 of a message's body as it arrived.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Digest(#[serde(with = "super::json::hex")] pub [u8; 32]);
 
 impl Digest {
     /// The digest of `body`.
     pub fn of(body: &[u8]) -> Self {
         Self(Sha256::digest(body).into())
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, ..] = self.0;
-        write!(f, "Digest({a:02x}{b:02x}{c:02x}{d:02x}…)")
     }
 }
 
@@ -45,25 +37,6 @@ pub enum KnownResult {
     InDoubt,
     /// The CRM said that it created it. This is never taken back.
     Created,
-}
-
-impl KnownResult {
-    /// Every result, in the order of the documentation.
-    pub const ALL: [Self; 3] = [Self::NotCreated, Self::InDoubt, Self::Created];
-
-    /// The name in stores, pages and output.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NotCreated => "not_created",
-            Self::InDoubt => "in_doubt",
-            Self::Created => "created",
-        }
-    }
-
-    /// The result of that name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|result| result.as_str() == name)
-    }
 }
 
 /// Identifies one claim. Random, so that no two claims of any worker have the same one.
@@ -82,7 +55,7 @@ pub struct Claim {
     /// The worker process that made it.
     pub owner: Owner,
     /// When it was made, by the owner's clock. Only shown to people: no decision uses it.
-    #[serde(with = "super::json::millis")]
+    #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
     pub at: Timestamp,
 }
 
@@ -121,7 +94,7 @@ pub struct Entry {
     /// The ledger's [`epoch`](super::Ledger::epoch) at the last change.
     pub epoch: u32,
     /// When the entry changed last.
-    #[serde(with = "super::json::millis")]
+    #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
     pub at: Timestamp,
 }
 

@@ -1,4 +1,10 @@
-//! Writes digests and times of a ledger entry as JSON that people can read with `redis-cli GET`, and reads them back.
+//! What stores keep, as JSON that people can read with `redis-cli GET` or `sqlite3`.
+
+/// The JSON of an entry, or of what the ledger knows about itself.
+pub(super) fn text(value: &impl serde::Serialize) -> String {
+    // Cannot fail: the fields are numbers and texts.
+    serde_json::to_string(value).unwrap_or_default()
+}
 
 /// A digest in hexadecimal.
 pub(super) mod hex {
@@ -16,20 +22,5 @@ pub(super) mod hex {
         let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return Err(D::Error::custom("not a digest")) };
         let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
         bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| D::Error::custom("not a digest"))
-    }
-}
-
-/// A time in milliseconds since 1970.
-pub(super) mod millis {
-    use jiff::Timestamp;
-    use serde::de::Error as _;
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    pub(in crate::ledger) fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_i64(at.as_millisecond())
-    }
-
-    pub(in crate::ledger) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
-        Timestamp::from_millisecond(i64::deserialize(from)?).map_err(D::Error::custom)
     }
 }

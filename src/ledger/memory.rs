@@ -8,12 +8,9 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 use super::entry::{apply, horizon};
-use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits};
+use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits, MAX_SWEPT};
 use crate::clock::Clock;
 use crate::sync::lock;
-
-/// The most entries that one change forgets. Without a limit, one change could take as long as forgetting all of them.
-const MAX_SWEPT: usize = 16;
 
 /// See the module's documentation.
 pub struct MemoryLedger {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Entry, Key, KeyPrefix, Ledger as _, LedgerError, LedgerMetadata, Limits, redis, sqlite};
+use crate::clock::Clock;
 use crate::config;
 
 /// See the module's documentation.
@@ -29,7 +30,7 @@ impl ReadOnlyLedger {
             }
             config::LedgerStore::Redis(url) => {
                 let (prefix, limits) = (redis::prefix(&config.queue), Limits::from(config));
-                let opened = redis::RedisLedger::open_to_read(url, &prefix, limits).await;
+                let opened = redis::RedisLedger::open(url, &prefix, limits, Clock::system(), true).await;
                 opened.map(|ledger| Self(Store::Redis(Box::new(ledger)))).map_err(|error| error.to_string())
             }
         }

@@ -20,11 +20,13 @@ use std::sync::{Arc, Mutex};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use redis::FromRedisValue;
+use redis::{Cmd, FromRedisValue, cmd};
 
-use self::connection::{Connection, ConnectionManager, Query};
+use self::connection::{Connection, ConnectionManager};
 use super::entry::{apply, horizon};
-use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits, new_id};
+use super::{
+    Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits, MAX_SWEPT, json, new_id,
+};
 use crate::clock::Clock;
 use crate::config::SharedSecret;
 use crate::sync::lock;
@@ -35,8 +37,6 @@ pub const PREFIX: &str = "wolkvox-task-worker:";
 const FORMAT: &str = "1";
 /// How often a change is tried while other workers change the same entry.
 const MAX_TRIES: usize = 100;
-/// The most entries that one change forgets.
-const MAX_SWEPT: usize = 16;
 /// How many names one step of a search reads.
 const SCAN_COUNT: usize = 5_000;
 /// Replaces an entry if it has not changed since it was read.
@@ -52,7 +52,8 @@ pub fn prefix(queue: &str) -> String {
 /// See the module's documentation.
 pub struct RedisLedger {
     manager: ConnectionManager,
-    keys: Keys,
+    /// What all its keys begin with.
+    prefix: String,
     /// The connection on which the server's replication id was last compared. A new connection may lead to a server that lost
     /// writes, so the id is compared again.
     verified: Mutex<Option<Connection>>,
@@ -65,39 +66,22 @@ pub struct RedisLedger {
     is_read_only: bool,
 }
 
-struct Keys {
-    index: String,
-    about: String,
-    /// The prefix of an entry's key.
-    entry: String,
-}
-
 impl RedisLedger {
-    /// Connects, and reads what the ledger knows about itself. A new ledger writes it first. All keys begin with `prefix`.
-    pub async fn open(url: &SharedSecret, prefix: &str, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
-        Self::connect(url, prefix, limits, clock, false).await
-    }
-
-    /// As [`Self::open`], and writes nothing. Only [`Ledger::get`], [`Ledger::find`] and [`Ledger::about`] may be called.
-    pub async fn open_to_read(url: &SharedSecret, prefix: &str, limits: Limits) -> Result<Self, LedgerError> {
-        Self::connect(url, prefix, limits, Clock::system(), true).await
-    }
-
-    async fn connect(
+    /// Connects, and reads what the ledger knows about itself. A new ledger writes it first. All keys begin with `prefix`. With
+    /// `is_read_only` nothing is written, and only [`Ledger::get`], [`Ledger::find`] and [`Ledger::about`] may be called.
+    pub async fn open(
         url: &SharedSecret,
         prefix: &str,
         limits: Limits,
         clock: Clock,
         is_read_only: bool,
     ) -> Result<Self, LedgerError> {
-        let keys =
-            Keys { index: format!("{prefix}index"), about: format!("{prefix}about"), entry: format!("{prefix}entry:") };
         let ledger = Self {
             manager: ConnectionManager::new(url)?,
-            keys,
+            prefix: prefix.to_owned(),
             verified: Mutex::default(),
             verifying: tokio::sync::Mutex::default(),
-            about: Mutex::new(LedgerMetadata { id: String::new(), ..LedgerMetadata::new() }),
+            about: Mutex::default(),
             entries: AtomicU64::new(0),
             limits,
             clock,
@@ -129,20 +113,20 @@ impl RedisLedger {
     /// Reads what the ledger knows about itself, and compares the server's replication id with the stored one. Another id means
     /// that the server may have lost writes.
     async fn verify(&self, connection: &Connection) -> Result<(), LedgerError> {
-        let mut first = redis::pipe();
+        let (about, index) = (&self.key("about"), &self.key("index"));
         if !self.is_read_only {
-            first.cmd("HSETNX").arg(&self.keys.about).arg("format").arg(FORMAT).ignore();
-            first.cmd("HSETNX").arg(&self.keys.about).arg("id").arg(new_id()).ignore();
-            // Random: if Redis is emptied, a claim that was decided before must not match the new ledger's epoch.
-            first.cmd("HSETNX").arg(&self.keys.about).arg("epoch").arg(fastrand::u32(..u32::MAX / 2)).ignore();
+            // The epoch is random: if Redis is emptied, a claim that was decided before must not match the new ledger's epoch.
+            let epoch = fastrand::u32(..u32::MAX / 2).to_string();
+            for (name, value) in [("format", FORMAT.to_owned()), ("id", new_id()), ("epoch", epoch)] {
+                let _: i64 = self.manager.query_on(connection, cmd("HSETNX").arg(about).arg(name).arg(value)).await?;
+            }
         }
-        first.cmd("HGETALL").arg(&self.keys.about);
-        first.cmd("ZCARD").arg(&self.keys.index);
+        let found: HashMap<String, String> = self.manager.query_on(connection, cmd("HGETALL").arg(about)).await?;
+        let entries: u64 = self.manager.query_on(connection, cmd("ZCARD").arg(index)).await?;
         // Entries with an open claim have an infinite score and are left out.
-        let newest = first.cmd("ZREVRANGEBYSCORE").arg(&self.keys.index).arg("(+inf").arg("-inf");
-        newest.arg("WITHSCORES").arg("LIMIT").arg(0).arg(1);
-        let (found, entries, newest): (HashMap<String, String>, u64, Vec<(String, f64)>) =
-            self.manager.query_on(connection, &Query::Pipeline(first)).await?;
+        let range = ["(+inf", "-inf", "WITHSCORES", "LIMIT", "0", "1"];
+        let newest: Vec<(String, f64)> =
+            self.manager.query_on(connection, cmd("ZREVRANGEBYSCORE").arg(index).arg(&range)).await?;
         let text = |name: &str| found.get(name).cloned().unwrap_or_default();
         if found.get("format").is_some_and(|format| format != FORMAT) {
             let problem = format!("it has format {:?}, and this version knows format {FORMAT}", text("format"));
@@ -158,10 +142,8 @@ impl RedisLedger {
             last_change: newest.first().and_then(|(_, at)| Timestamp::from_millisecond(*at as i64).ok()),
         };
         self.entries.store(entries, Ordering::Relaxed);
-        let mut info = redis::cmd("INFO");
-        info.arg("replication");
         // A user without the right to `INFO` cannot compare the id, so every new connection counts as a server that lost writes.
-        let info: String = match self.manager.try_query_on(connection, &Query::Command(info)).await {
+        let info: String = match self.manager.try_query_on(connection, cmd("INFO").arg("replication")).await {
             Err(error) if connection::is_forbidden(&error) => String::new(),
             answer => answer.map_err(|error| self.manager.explain(&error))?,
         };
@@ -190,18 +172,18 @@ impl RedisLedger {
         about: &LedgerMetadata,
         replication: &str,
     ) -> Result<bool, LedgerError> {
-        let mut call = redis::cmd("EVAL");
-        call.arg(SET_ABOUT).arg(1).arg(&self.keys.about);
+        let mut call = cmd("EVAL");
+        call.arg(SET_ABOUT).arg(1).arg(self.key("about"));
         for about in [seen, about] {
             call.arg(&about.id).arg(u8::from(about.proves_unsent)).arg(u8::from(about.other_owner));
             call.arg(about.epoch).arg(&about.identities);
         }
         call.arg(replication);
-        self.manager.query_on(connection, &Query::Command(call)).await
+        self.manager.query_on(connection, &call).await
     }
 
     /// Sends a query. If the connection is gone, as idle ones often are, it is sent once more: every query can be repeated.
-    async fn query<T: FromRedisValue>(&self, query: &Query) -> Result<T, LedgerError> {
+    async fn query<T: FromRedisValue>(&self, query: &Cmd) -> Result<T, LedgerError> {
         let connection = self.verified_connection().await?;
         match self.manager.try_query_on(&connection, query).await {
             Err(error) if error.is_connection_dropped() => {
@@ -212,10 +194,14 @@ impl RedisLedger {
         }
     }
 
-    async fn read(&self, key: impl Display) -> Result<String, LedgerError> {
-        let mut get = redis::cmd("GET");
-        get.arg(format!("{}{key}", self.keys.entry));
-        let found: Option<String> = self.query(&Query::Command(get)).await?;
+    /// The full key of a part of the ledger.
+    fn key(&self, part: impl Display) -> String {
+        format!("{}{part}", self.prefix)
+    }
+
+    async fn read(&self, name: impl Display) -> Result<String, LedgerError> {
+        let key = self.key(format_args!("entry:{name}"));
+        let found: Option<String> = self.query(cmd("GET").arg(key)).await?;
         Ok(found.unwrap_or_default())
     }
 
@@ -231,14 +217,10 @@ impl RedisLedger {
         for _ in 0..MAX_TRIES {
             let (after, changed) = apply(self.decode(&seen)?, change);
             let Some(after) = after else { return Ok(changed) };
-            let epoch = match change {
-                Change::Claim { new, .. } => Some(new.epoch),
-                Change::Finish { .. } | Change::Withdraw(_) => None,
-            };
-            match self.replace(key, &seen, &after, epoch).await? {
-                Replaced::Done => return Ok(changed),
-                Replaced::Changed(found) => seen = found,
-                Replaced::OtherLedger => {
+            match self.replace(key, &seen, &after, change).await? {
+                (1, _) => return Ok(changed),
+                (0, found) => seen = found,
+                (_, _) => {
                     // Redis was emptied, or may have lost writes: read again what the ledger knows about itself.
                     *lock(&self.verified) = None;
                     seen = self.read(key).await?;
@@ -256,39 +238,29 @@ impl RedisLedger {
         Err(self.manager.contended())
     }
 
-    /// Replaces an entry if it still is what was `seen`. If `epoch` is given, the ledger must also still be in that epoch.
-    async fn replace(&self, key: &Key, seen: &str, after: &Entry, epoch: Option<u32>) -> Result<Replaced, LedgerError> {
+    /// Replaces an entry if it still is what was `seen`; with a claim only if the ledger is still in the epoch of its decision.
+    /// Returns the first two answers of `record.lua`.
+    async fn replace(&self, key: &Key, seen: &str, after: &Entry, by: &Change) -> Result<(i8, String), LedgerError> {
+        let epoch = match by {
+            Change::Claim { new, .. } => new.epoch.to_string(),
+            Change::Finish { .. } | Change::Withdraw(_) => String::new(),
+        };
         let is_claimed = after.claim.is_some();
         let score = if is_claimed { "+inf".to_owned() } else { after.at.as_millisecond().to_string() };
         let ttl = if is_claimed { String::new() } else { self.limits.retention.as_millis().max(1).to_string() };
-        let (name, id) = (key.to_string(), self.about().id);
-        // Cannot fail: the fields are numbers and texts.
-        let json = serde_json::to_string(after).unwrap_or_default();
-        let mut call = redis::cmd("EVAL");
-        call.arg(SET_ENTRY)
-            .arg(3)
-            .arg(format!("{}{name}", self.keys.entry))
-            .arg(&self.keys.index)
-            .arg(&self.keys.about);
-        call.arg(id).arg(seen).arg(json).arg(name).arg(score).arg(ttl);
+        let (name, id, entries) = (key.to_string(), self.about().id, self.key("entry:"));
+        let mut call = cmd("EVAL");
+        call.arg(SET_ENTRY).arg(3);
+        call.arg(format!("{entries}{name}")).arg(self.key("index")).arg(self.key("about"));
+        call.arg(id).arg(seen).arg(json::text(after)).arg(name).arg(score).arg(ttl);
         call.arg(horizon(self.clock.now(), self.limits.retention)).arg(self.limits.max_entries).arg(MAX_SWEPT);
-        call.arg(&self.keys.entry).arg(epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
-        let (replaced, found, entries): (i8, String, u64) = self.query(&Query::Command(call)).await?;
-        Ok(match replaced {
-            1 => {
-                self.entries.store(entries, Ordering::Relaxed);
-                Replaced::Done
-            }
-            0 => Replaced::Changed(found),
-            _ => Replaced::OtherLedger,
-        })
+        call.arg(entries).arg(epoch);
+        let (replaced, found, entries): (i8, String, u64) = self.query(&call).await?;
+        if replaced == 1 {
+            self.entries.store(entries, Ordering::Relaxed);
+        }
+        Ok((replaced, found))
     }
-}
-
-enum Replaced {
-    Done,
-    Changed(String),
-    OtherLedger,
 }
 
 impl Ledger for RedisLedger {
@@ -304,14 +276,10 @@ impl Ledger for RedisLedger {
         async move {
             let mut cursor = 0_u64;
             loop {
-                let mut scan = redis::cmd("ZSCAN");
-                scan.arg(&self.keys.index)
-                    .arg(cursor)
-                    .arg("MATCH")
-                    .arg(format!("{prefix}*"))
-                    .arg("COUNT")
-                    .arg(SCAN_COUNT);
-                let (next, found): (u64, Vec<(String, String)>) = self.query(&Query::Command(scan)).await?;
+                let mut scan = cmd("ZSCAN");
+                scan.arg(self.key("index")).arg(cursor);
+                scan.arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(SCAN_COUNT);
+                let (next, found): (u64, Vec<(String, String)>) = self.query(&scan).await?;
                 if let Some((key, _)) = found.first() {
                     return self.decode(&self.read(key).await?);
                 }
@@ -354,12 +322,8 @@ impl Ledger for RedisLedger {
     }
 
     fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
-        async move {
-            let mut set = redis::cmd("HSETNX");
-            set.arg(&self.keys.about).arg("format").arg(FORMAT);
-            self.query::<i64>(&Query::Command(set)).await.map(drop)
-        }
-        .boxed()
+        async move { self.query::<i64>(cmd("HSETNX").arg(self.key("about")).arg("format").arg(FORMAT)).await.map(drop) }
+            .boxed()
     }
 
     fn is_exclusive(&self) -> bool {

@@ -21,16 +21,15 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use self::file::LedgerFile;
 pub use self::inspect::{FileState, inspect};
 use self::store::{Operation, Store, Work};
 use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerMetadata, Limits};
 use crate::clock::Clock;
 use crate::sync::lock;
 
-/// How many operations can wait for the thread; callers with more wait for room.
+/// How many operations can wait for the thread; callers with more wait for room. Also the most operations in one transaction.
 const QUEUE_CAPACITY: usize = 1024;
-/// The most operations in one transaction.
-const MAX_BATCH: usize = 1024;
 /// The longest wait for an operation, including the disk.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -43,7 +42,7 @@ pub struct SqliteLedger {
 
 /// What the database's thread shows to the others.
 struct Shared {
-    file: file::LedgerFile,
+    file: LedgerFile,
     about: Mutex<LedgerMetadata>,
     entries: AtomicU64,
     /// The damage that the background check of the whole file has found.
@@ -57,7 +56,7 @@ impl SqliteLedger {
         blocking(path, move |file| Self::open_blocking(file, limits, clock)).await
     }
 
-    fn open_blocking(file: file::LedgerFile, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
+    fn open_blocking(file: LedgerFile, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
         let store = Store::open(&file, limits, clock)?;
         let shared = Arc::new(Shared {
             about: Mutex::new(store.about.clone()),
@@ -87,10 +86,9 @@ impl SqliteLedger {
             return Err(damage);
         }
         let (reply, answer) = oneshot::channel();
-        let operation = Operation { work, reply };
         let answered = async {
             match &self.thread {
-                Some((operations, _)) if operations.send(operation).await.is_ok() => answer.await.ok(),
+                Some((operations, _)) if operations.send((work, reply)).await.is_ok() => answer.await.ok(),
                 _ => None,
             }
         };
@@ -120,43 +118,33 @@ pub(super) async fn find(path: &Path, prefix: KeyPrefix) -> Result<Option<Entry>
 
 /// The error that there is no file at `path`.
 pub(super) fn missing(path: &Path) -> LedgerError {
-    file::LedgerFile::of(path).missing()
+    LedgerFile::of(path).missing()
 }
 
 /// Runs work that waits for the disk.
 async fn blocking<T: Send + 'static>(
     path: &Path,
-    work: impl FnOnce(file::LedgerFile) -> Result<T, LedgerError> + Send + 'static,
+    work: impl FnOnce(LedgerFile) -> Result<T, LedgerError> + Send + 'static,
 ) -> Result<T, LedgerError> {
-    let file = file::LedgerFile::of(path);
+    let file = LedgerFile::of(path);
     let working = tokio::task::spawn_blocking(move || work(file));
     working.await.unwrap_or_else(|_| Err(LedgerError::new("file", "its thread has ended", "restart the worker")))
 }
 
-fn spawn(
-    file: &file::LedgerFile,
-    name: &str,
-    work: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, LedgerError> {
+fn spawn(file: &LedgerFile, name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LedgerError> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|error| file.io(&error))
 }
 
 /// Carries out operations until every sender is gone.
 fn run(mut queue: mpsc::Receiver<Operation>, mut store: Store, shared: &Shared) {
-    let mut batch = Vec::with_capacity(MAX_BATCH);
-    while let Some(first) = queue.blocking_recv() {
-        batch.push(first);
-        while batch.len() < MAX_BATCH
-            && let Ok(next) = queue.try_recv()
-        {
-            batch.push(next);
-        }
+    let mut batch = Vec::with_capacity(QUEUE_CAPACITY);
+    while queue.blocking_recv_many(&mut batch, QUEUE_CAPACITY) > 0 {
         let answers = store.carry_out(&batch);
         shared.entries.store(store.entries, Ordering::Relaxed);
         lock(&shared.about).clone_from(&store.about);
-        match answers {
-            Ok(answers) => batch.drain(..).zip(answers).for_each(|(waiting, answer)| drop(waiting.reply.send(answer))),
-            Err(error) => batch.drain(..).for_each(|waiting| drop(waiting.reply.send(Err(error.clone())))),
+        let answers = answers.unwrap_or_else(|error| vec![Err(error); batch.len()]);
+        for ((_, reply), answer) in batch.drain(..).zip(answers) {
+            let _ = reply.send(answer);
         }
     }
 }
@@ -183,7 +171,7 @@ impl Ledger for SqliteLedger {
     }
 
     fn set_about(&self, seen: LedgerMetadata, about: LedgerMetadata) -> BoxFuture<'_, Result<bool, LedgerError>> {
-        async move { Ok(self.run(Work::SetAbout { seen, about }).await? == Changed::Done(None)) }.boxed()
+        async move { Ok(self.run(Work::SetAbout(seen, about)).await? == Changed::Done(None)) }.boxed()
     }
 
     fn is_exclusive(&self) -> bool {

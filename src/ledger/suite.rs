@@ -333,7 +333,7 @@ async fn about_is_stored_and_replaced_only_if_unchanged(fixture: &Fixture, other
     assert!(!fixture.ledger.set_about(first, lost).await.unwrap(), "another worker has replaced what was seen");
     assert_eq!(fixture.ledger.about(), proven);
     assert_eq!(fixture.ledger.reload_about().await.unwrap(), proven);
-    assert_eq!((fixture.ledger.proves_unsent(), fixture.ledger.epoch()), (true, 7));
+    assert_eq!((fixture.ledger.about().proves_unsent, fixture.ledger.epoch()), (true, 7));
     fixture.ledger.check().await.unwrap();
     assert_eq!(fixture.ledger.about(), proven);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::memory::MemoryLedger;
-use super::suite::{FakeClock, LONG_RETENTION, Model, SHORT_RETENTION, digest, steps, suite};
+use super::suite::{FakeClock, LONG_RETENTION, Model, SHORT_RETENTION, steps, suite};
 use super::{Key, renew_id};
 use crate::clock::Clock;
 use crate::config;
@@ -47,9 +47,7 @@ async fn renew_id_refuses_a_ledger_in_memory() {
 }
 
 #[test]
-fn keys_and_digests_are_printed_as_short_hex() {
-    let key = Key::new("q", "o", b"\xff\n");
-    assert_eq!(format!("{key:?}"), format!("Key({key})"));
-    assert_eq!(key.to_string().len(), 32);
-    assert_eq!(format!("{:?}", digest(0)), "Digest(6e340b9c…)");
+fn key_is_printed_as_hex() {
+    let key = Key::new("q", "o", b"\xff\n").to_string();
+    assert!(key.len() == 32 && key.bytes().all(|byte| byte.is_ascii_hexdigit()), "{key}");
 }

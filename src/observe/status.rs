@@ -247,7 +247,7 @@ impl Status {
             let entry = entry.map_err(|error| error.to_string())?;
             entries.push(LedgerEntry::new(&reference.to_string(), entry.as_ref()));
         }
-        Ok(LedgerPage::new(serving.ledger.proves_unsent(), entries))
+        Ok(LedgerPage::new(serving.ledger.about().proves_unsent, entries))
     }
 
     /// The ledger entries of some ids; none before the ledger is open.
@@ -263,7 +263,7 @@ impl Status {
             let entry = serving.ledger.get(&Key::new(&serving.queue, &serving.operation, id)).await;
             entries.push(LedgerEntry::new(id, entry.map_err(|error| error.to_string())?.as_ref()));
         }
-        Ok(LedgerPage::new(serving.ledger.proves_unsent(), entries))
+        Ok(LedgerPage::new(serving.ledger.about().proves_unsent, entries))
     }
 
     /// The metrics as OpenMetrics text.

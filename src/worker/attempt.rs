@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::OwnedMutexGuard;
-use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::Worker;
@@ -21,13 +19,6 @@ const CLAIM_TO_REQUEST: Duration = Duration::from_secs(2);
 /// The longest wait for tokenInformation.php.
 pub(crate) const TOKEN_INFORMATION_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How one request ended.
-pub(super) struct Attempt {
-    pub(super) classified: Classified,
-    /// Whether it counts against the message's limit.
-    pub(super) counts: bool,
-}
-
 /// What became of a claim.
 pub(super) enum ClaimResult {
     /// The request may be sent.
@@ -39,23 +30,10 @@ pub(super) enum ClaimResult {
 }
 
 impl Worker {
-    /// Step 3: waits for a token slot. A suspect, a message that was being sent when a worker ended, also waits until no other
-    /// suspect is being sent.
-    pub(super) async fn acquire(
-        &self,
-        d: &DeliveryContext<'_>,
-        plan: &SendPlan,
-    ) -> Result<(TokenSlot, Option<OwnedMutexGuard<()>>), Abort> {
-        let acquiring = async {
-            d.aborted()?;
-            let suspects = match plan.is_suspect {
-                true => Some(d.wait(d.deadline, self.ids.lock_suspects()).await?),
-                false => None,
-            };
-            let slot = d.wait(d.deadline, self.gate.acquire()).await?;
-            d.aborted().map(|()| (slot, suspects))
-        };
-        let acquired = acquiring.await;
+    /// Step 3: waits for a token slot.
+    pub(super) async fn acquire(&self, d: &DeliveryContext<'_>, plan: &SendPlan) -> Result<TokenSlot, Abort> {
+        let slot = d.wait(d.deadline, self.gate.acquire()).await;
+        let acquired = slot.and_then(|slot| d.aborted().map(|()| slot));
         if matches!(acquired, Err(Abort::Deadline)) {
             self.record_doubt(d, plan).await;
         }
@@ -69,7 +47,7 @@ impl Worker {
         d: &DeliveryContext<'_>,
         slot: TokenSlot,
     ) -> Result<Option<TokenSlot>, Abort> {
-        if self.settings.on_unknown != OnUnknown::DeadLetter || !slot.is_probe() {
+        if self.on_unknown != OnUnknown::DeadLetter || !slot.is_probe() {
             return Ok(Some(slot));
         }
         let result = d.wait(d.deadline, self.crm.token_information(slot.token())).await?;
@@ -80,14 +58,6 @@ impl Worker {
         self.gate.hide_tokens(&mut classified);
         slot.report(&classified);
         Ok(None)
-    }
-
-    /// Asks how much of the token's quota is used, if that is due. The message is sent whatever the answer is.
-    pub(super) async fn ask_counter(&self, d: &DeliveryContext<'_>, slot: &TokenSlot) -> Result<(), Abort> {
-        if slot.is_probe() || !slot.count_request() {
-            return Ok(());
-        }
-        d.wait(d.deadline, self.ask_quota(slot)).await.map(drop)
     }
 
     fn new_claim(&self, d: &DeliveryContext<'_>, plan: &SendPlan) -> NewClaim {
@@ -146,8 +116,9 @@ impl Worker {
         }
     }
 
-    /// Step 5: sends one request. It is never cancelled, because then it is not known whether it reached the CRM.
-    pub(super) async fn send(&self, d: &mut DeliveryContext<'_>, slot: TokenSlot, body: Bytes) -> Attempt {
+    /// Step 5: sends one request. It is never cancelled, because then it is not known whether it reached the CRM. Returns how it
+    /// ended, and whether it counts against the message's limit.
+    pub(super) async fn send(&self, d: &mut DeliveryContext<'_>, slot: TokenSlot, body: Bytes) -> (Classified, bool) {
         let (at, began, is_probe) = (self.clock.now(), Instant::now(), slot.is_probe());
         let (number, token) = (d.state.attempts.saturating_add(1), slot.position());
         // If a panic occurs before the answer is known, the task may exist.
@@ -160,19 +131,17 @@ impl Worker {
         }
         self.gate.hide_tokens(&mut classified);
         slot.report(&classified);
-        // The slot is free: the next request can start before this result is recorded.
-        yield_now().await;
         let uncounted_probe = is_probe && classified.outcome == Outcome::Unavailable;
         let counts = classified.outcome.spends_attempt() && !uncounted_probe;
         self.telemetry.attempted(d.message.id(), number, token, &classified, duration);
         if counts {
             d.count_attempt(at, &classified, duration);
         }
-        Attempt { classified, counts }
+        (classified, counts)
     }
 
     /// Asks how much of the token's quota is used. Returns the time until its reset, if the CRM says it.
-    async fn ask_quota(&self, slot: &TokenSlot) -> Option<Duration> {
+    pub(super) async fn ask_quota(&self, slot: &TokenSlot) -> Option<Duration> {
         let asked = timeout(TOKEN_INFORMATION_TIMEOUT, self.crm.token_information(slot.token())).await;
         let result = asked.unwrap_or_else(|_| HttpResult::NoAnswer("timed out".to_owned()));
         if let Some((limit, left)) = quota(&result) {

@@ -64,30 +64,21 @@ pub struct SendPlan {
     pub epoch: u32,
     /// Forget earlier results, because an operator replayed it.
     pub reset: bool,
-    /// A worker ended while it was sending this message. Such messages are sent one at a time, to find the one that ends workers.
-    pub is_suspect: bool,
 }
 
 /// Decides what an entry means for a delivery. `is_owner_gone`: the owner of the entry's open claim no longer sends.
 #[must_use]
 pub fn decide(entry: Option<&Entry>, is_owner_gone: bool, facts: &DeliveryFacts) -> Decision {
-    let Some(entry) = entry else {
-        let is_known_copy = facts.possibly_created && facts.replay.is_none();
-        let in_doubt = is_known_copy || (facts.delivered_before && !facts.proves_unsent);
-        let doubted = in_doubt || facts.possibly_created;
-        let reset = facts.replay.is_some() && !in_doubt;
-        return Decision::Proceed(SendPlan {
-            attempts: facts.attempts,
-            in_doubt,
-            doubted,
-            reset,
-            ..SendPlan::default()
-        });
-    };
-    // After an entry of an earlier epoch, a worker with another ledger may have sent the message. Its copy says so.
-    let may_be_sent_since =
+    // Another worker may have sent the message without an entry in this ledger. On a copy the headers say so.
+    let in_doubt =
         (facts.delivered_before && !facts.proves_unsent) || (facts.possibly_created && facts.replay.is_none());
-    let is_unproven = may_be_sent_since && Some(entry.epoch) != facts.epoch;
+    let Some(entry) = entry else {
+        let (doubted, reset) = (in_doubt || facts.possibly_created, facts.replay.is_some() && !in_doubt);
+        let attempts = facts.attempts;
+        return Decision::Proceed(SendPlan { attempts, in_doubt, doubted, reset, ..SendPlan::default() });
+    };
+    // An entry of the current epoch has that request.
+    let is_unproven = in_doubt && Some(entry.epoch) != facts.epoch;
     if entry.result == KnownResult::Created {
         let same = facts.delivered_before || facts.is_copy;
         let has_others_doubt = is_unproven || (facts.is_copy && facts.possibly_created);
@@ -114,7 +105,6 @@ pub fn decide(entry: Option<&Entry>, is_owner_gone: bool, facts: &DeliveryFacts)
         in_doubt: is_unproven,
         doubted: is_unproven || entry.doubted || facts.possibly_created,
         reset: facts.replay.as_ref().is_some_and(|replay| !may_have_been_sent(replay)) && !is_unproven,
-        is_suspect: entry.orphans > 0,
         ..SendPlan::default()
     };
     if plan.reset {

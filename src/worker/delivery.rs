@@ -27,7 +27,6 @@ pub(super) enum Abort {
     DeliveryGone,
 }
 
-/// A delivery with everything that is known about it.
 pub(super) struct DeliveryContext<'a> {
     pub(super) message: &'a Message,
     pub(super) acker: &'a dyn Acker,
@@ -64,7 +63,6 @@ pub(super) struct DeliveryContext<'a> {
 }
 
 impl DeliveryContext<'_> {
-    /// Waits for `future`, until `deadline`, shutdown or the loss of the delivery.
     pub(super) async fn wait<T>(&self, deadline: Instant, future: impl Future<Output = T>) -> Result<T, Abort> {
         tokio::select! {
             biased;
@@ -88,7 +86,6 @@ impl DeliveryContext<'_> {
         }
     }
 
-    /// What is known about it without the ledger's entry.
     pub(super) fn facts(&self, proves_unsent: bool, epoch: Option<u32>, others_resend: bool) -> DeliveryFacts {
         DeliveryFacts {
             digest: self.digest,
@@ -114,7 +111,6 @@ impl DeliveryContext<'_> {
         !self.message.was_delivered_before() && !self.state.is_copy && !self.state.is_replay
     }
 
-    /// Counts an attempt.
     pub(super) fn count_attempt(&mut self, at: Timestamp, classified: &Classified, duration: Duration) {
         self.attempts_made += 1;
         self.attempts_in_round += 1;

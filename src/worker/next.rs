@@ -7,12 +7,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Worker;
-use super::attempt::Attempt;
 use super::decide::SendPlan;
 use super::delivery::{Abort, DeliveryContext};
 use super::recorder::Recorder;
 use crate::config::OnUnknown;
-use crate::crm::classify::{Classified, Outcome};
+use crate::crm::classify::{Classified, Outcome, silent};
 use crate::ledger::{AttemptResult, Change, Claim, Entry};
 use crate::message::disposition::Disposition;
 use crate::message::failure::{Failure, Kind, Stage};
@@ -27,8 +26,13 @@ const ORPHANED: &str = "a worker ended between sending the request and recording
 
 impl Worker {
     /// Step 7: decides after an attempt whether to settle the message, or to make another attempt after a wait.
-    pub(super) fn next(&self, d: &mut DeliveryContext<'_>, attempt: Attempt) -> ControlFlow<Disposition, Duration> {
-        let Attempt { classified, counts } = attempt;
+    /// `counts`: the attempt counts against the message's limit.
+    pub(super) fn next(
+        &self,
+        d: &mut DeliveryContext<'_>,
+        classified: Classified,
+        counts: bool,
+    ) -> ControlFlow<Disposition, Duration> {
         let kind = match classified.outcome {
             Outcome::Created => return ControlFlow::Break(Disposition::Ack),
             Outcome::Rejected => return ControlFlow::Break(failed(Kind::Rejected, &classified)),
@@ -40,7 +44,7 @@ impl Worker {
                 return ControlFlow::Continue(Duration::ZERO);
             }
         };
-        if kind == Kind::Unknown && self.settings.on_unknown == OnUnknown::DeadLetter {
+        if kind == Kind::Unknown && self.on_unknown == OnUnknown::DeadLetter {
             return ControlFlow::Break(failed(kind, &classified));
         }
         if !counts {
@@ -111,10 +115,10 @@ impl Worker {
     pub(super) fn reason_not_to_send(&self, d: &DeliveryContext<'_>, plan: &SendPlan) -> Option<Failure> {
         let now = self.clock.now();
         let age = |at: jiff::Timestamp| Duration::try_from(now.duration_since(at)).ok();
-        if plan.in_doubt && self.settings.on_unknown == OnUnknown::DeadLetter {
+        if plan.in_doubt && self.on_unknown == OnUnknown::DeadLetter {
             return Some(Failure::new(Stage::Send, Kind::Unknown, IN_DOUBT));
         }
-        if let Some(max_age) = self.settings.max_age
+        if let Some(max_age) = self.max_age
             && let Some(age) = published_at(&d.message.properties).or(d.state.first_attempt_at).and_then(age)
             && age > max_age
         {
@@ -151,7 +155,7 @@ impl Worker {
             d.wait(d.deadline, Recorder::wait(&mut backoff)).await?;
         }
         d.state.attempts = entry.attempts.saturating_sub(1);
-        d.count_attempt(at, &orphaned(), Duration::ZERO);
+        d.count_attempt(at, &silent(Outcome::Unknown, ORPHANED.to_owned()), Duration::ZERO);
         Ok(())
     }
 }
@@ -163,16 +167,4 @@ fn failed(kind: Kind, classified: &Classified) -> Disposition {
         http_status: classified.http_status,
         ..Failure::new(Stage::Send, kind, classified.reason.clone())
     })
-}
-
-/// The classification of an attempt whose worker ended.
-fn orphaned() -> Classified {
-    Classified {
-        outcome: Outcome::Unknown,
-        reason: ORPHANED.to_owned(),
-        http_status: None,
-        code: None,
-        message: None,
-        retry_after: None,
-    }
 }

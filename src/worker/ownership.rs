@@ -52,8 +52,6 @@ pub struct Ownership {
     identities: Mutex<String>,
     /// The ledger can see everything that is sent, because it is shared or only one worker consumes at a time.
     can_prove: bool,
-    /// Other workers can use the same ledger.
-    is_shared: bool,
     /// Other workers with the same ledger consume the queue at the same time.
     has_others: bool,
     /// How often `<queue>.owner` was read and found empty, perhaps because another worker was reading it.
@@ -85,8 +83,6 @@ struct Drain {
     first_new: Option<u64>,
     /// The queue does not count as drained before this moment.
     not_before: Option<Instant>,
-    /// How far `not_before` is moved when the ledger may have lost entries; none if no other worker can hold messages.
-    wait: Option<Duration>,
     /// The ledger's epoch when `first_new` arrived. In a new epoch the queue must be drained again.
     epoch: u32,
     /// A message was requeued on this connection. RabbitMQ delivers it again at an unknown time.
@@ -94,10 +90,10 @@ struct Drain {
 }
 
 impl Drain {
-    fn arrived(&mut self, was_delivered_before: bool, epoch: u32) -> u64 {
+    fn arrived(&mut self, was_delivered_before: bool, epoch: u32, wait_after_loss: Option<Duration>) -> u64 {
         if self.epoch != epoch {
             self.epoch = epoch;
-            self.restart_after_loss();
+            self.restart(wait_after_loss);
         }
         let number = self.next;
         self.next += 1;
@@ -111,11 +107,6 @@ impl Drain {
     fn is_drained(&self, epoch: u32) -> bool {
         let Some(first_new) = self.first_new else { return false };
         self.epoch == epoch && !self.has_requeued && self.unsettled.first().is_none_or(|first| *first >= first_new)
-    }
-
-    /// The ledger may have lost entries.
-    fn restart_after_loss(&mut self) {
-        self.restart(self.wait);
     }
 
     /// RabbitMQ may deliver unsettled messages again, so a new `first_new` is needed.
@@ -149,13 +140,11 @@ impl Ownership {
         let stopping = conditions.stopping + CONNECTION_LOSS_NOTICED;
         // A message is held twice at most: until its request, and until its copy is published.
         let others_hold = if has_others { stopping + conditions.hold * 2 } else { stopping };
-        let wait = has_others.then_some(others_hold);
-        let drain = Drain { epoch: ledger.epoch(), wait, ..Drain::default() };
+        let drain = Drain { epoch: ledger.epoch(), ..Drain::default() };
         Self {
             can_prove: conditions.single_active_consumer || is_shared,
             ledger,
             identities: Mutex::new(identities),
-            is_shared,
             has_others,
             empty_reads: AtomicUsize::new(0),
             others_hold,
@@ -180,6 +169,11 @@ impl Ownership {
         (about.proves_unsent && sees_everything && is_ours, sees_everything.then_some(about.epoch))
     }
 
+    /// How long the queue does not count as drained after the ledger may have lost entries.
+    fn wait_after_loss(&self) -> Option<Duration> {
+        self.has_others.then_some(self.others_hold)
+    }
+
     fn sees_everything(&self) -> bool {
         self.sees_everything.load(Ordering::SeqCst) && !self.is_replacing.load(Ordering::SeqCst)
     }
@@ -194,7 +188,7 @@ impl Ownership {
     /// Notes that a delivery has arrived. Call it in the order of the deliveries.
     pub(super) fn arrived(self: &Arc<Self>, was_delivered_before: bool) -> UnsettledDelivery {
         let epoch = self.ledger.epoch();
-        let number = lock(&self.drain).arrived(was_delivered_before, epoch);
+        let number = lock(&self.drain).arrived(was_delivered_before, epoch, self.wait_after_loss());
         UnsettledDelivery { ownership: Arc::clone(self), number, epoch }
     }
 
@@ -241,7 +235,7 @@ impl Ownership {
         self.is_replacing.store(true, Ordering::SeqCst);
         replace();
         let _writing = self.writing.lock().await;
-        lock(&self.drain).restart_after_loss();
+        lock(&self.drain).restart(self.wait_after_loss());
         if let Err(error) = self.record_identities().await {
             // The next connection compares them again. Until then the ledger proves nothing.
             self.sees_everything.store(false, Ordering::SeqCst);
@@ -271,7 +265,10 @@ impl Ownership {
                 return Err("another worker is reading the owner of the queue".to_owned());
             }
             let compared = self.comparison(&owners, &about);
-            self.log_proof(compared.lost.as_deref());
+            match &compared.lost {
+                Some(reason) => lock(&self.proof_lost).warn(reason),
+                None => drop(lock(&self.proof_lost).worked()),
+            }
             if compared.lost.is_some() {
                 let other_owner = about.other_owner || compared.must_wait;
                 let lost = LedgerMetadata { other_owner, ..self.without_proof(&about, compared.is_other) };
@@ -284,15 +281,6 @@ impl Ownership {
             return Ok((!compared.is_ours && matches!(owners, Owners::Found(_))).then_some(about.id));
         }
         Err(CONTENDED.to_owned())
-    }
-
-    /// Logs that a comparison lost the proof. One that keeps it ends the row.
-    fn log_proof(&self, lost: Option<&str>) {
-        let mut proof_lost = lock(&self.proof_lost);
-        match lost {
-            Some(reason) => proof_lost.warn(reason),
-            None => drop(proof_lost.worked()),
-        }
     }
 
     /// Whether another worker is reading `<queue>.owner` right now, so that it looks empty. After a few times it counts as empty.
@@ -323,7 +311,7 @@ impl Ownership {
             }
             Owners::Found(_) => return OwnerComparison { is_other, is_ours, must_wait: false, lost: None },
         };
-        let must_wait = is_other || self.has_others || (self.is_shared && is_ours && has_other_ids);
+        let must_wait = is_other || self.has_others || (!self.ledger.is_exclusive() && is_ours && has_other_ids);
         OwnerComparison { is_other, is_ours, must_wait, lost: Some(lost.to_owned()) }
     }
 
@@ -349,7 +337,6 @@ impl Ownership {
     }
 }
 
-/// The result of comparing the queue's owner with this worker's ledger.
 struct OwnerComparison {
     /// A worker with another ledger consumed the queue before.
     is_other: bool,

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::gate::Gate;
+use crate::gate::{BlockReason, Gate};
 use crate::ledger::{Change, Changed, Entry, Key, Ledger, LedgerError};
 use crate::observe::events::Telemetry;
 use crate::retry::{Backoff, jittered};
@@ -42,7 +42,6 @@ impl Recorder {
         &*self.ledger
     }
 
-    /// The waits between tries.
     pub(super) fn backoff() -> Backoff {
         Backoff::new(RETRY_WAITS.0, RETRY_WAITS.1)
     }
@@ -127,7 +126,7 @@ impl Recorder {
             let (mut backoff, mut checked) = (Self::backoff(), Instant::now());
             loop {
                 Self::wait(&mut backoff).await;
-                let is_down = self.gate.is_ledger_down();
+                let is_down = self.gate.block_reason() == Some(BlockReason::Ledger);
                 if !is_down {
                     backoff.reset();
                 }

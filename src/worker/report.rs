@@ -15,7 +15,8 @@ use crate::message::retry_state::RetryState;
 use crate::observe::events::SettledDelivery;
 
 /// What remains of a delivery's context when it is settled.
-pub(super) struct Report {
+pub(super) struct Report<'m> {
+    message: &'m Message,
     pub(super) state: RetryState,
     pub(super) rule: Option<Arc<str>>,
     has_id: bool,
@@ -25,51 +26,37 @@ pub(super) struct Report {
     began: Instant,
 }
 
-impl Report {
-    pub(super) fn of(d: DeliveryContext<'_>, began: Instant) -> Self {
+impl<'m> Report<'m> {
+    pub(super) fn of(d: DeliveryContext<'_>, message: &'m Message, began: Instant) -> Self {
         let DeliveryContext { state, rule, key, last_attempt, is_possible_duplicate, .. } = d;
-        Self { state, rule, has_id: key.is_some(), last_attempt, was_doubted: is_possible_duplicate, began }
+        Self { message, state, rule, has_id: key.is_some(), last_attempt, was_doubted: is_possible_duplicate, began }
     }
 
-    fn id<'a>(&'a self, message: &'a Message) -> Option<&'a str> {
-        self.state.message_id.as_deref().or_else(|| message.id())
+    fn id(&self) -> Option<&str> {
+        self.state.message_id.as_deref().or_else(|| self.message.id())
     }
 }
 
 impl Worker {
     /// Logs and counts a possible duplicate before the delivery is settled, so that the report exists even if the worker is killed
     /// right after it. If RabbitMQ then delivers the message again, the duplicate is reported again.
-    pub(super) fn warn_of_duplicate(
-        &self,
-        message: &Message,
-        report: &Report,
-        disposition: &Disposition,
-        settlement: &Settlement,
-    ) {
+    pub(super) fn warn_of_duplicate(&self, report: &Report<'_>, disposition: &Disposition, settlement: &Settlement) {
         let (state, was_doubted) = (&report.state, report.was_doubted);
         // The worker's dead letters have the header `x-wtw-possibly-created`. A rejected message gets no new header. In strict
         // mode only a replay can be sent although its task may exist.
-        let was_resent = state.attempts > 1 || message.was_delivered_before();
-        let may_be_resent = was_resent && self.settings.on_unknown == OnUnknown::Retry;
+        let was_resent = state.attempts > 1 || report.message.was_delivered_before();
+        let may_be_resent = was_resent && self.on_unknown == OnUnknown::Retry;
         let may_be_several = matches!(settlement, Settlement::Reject(_))
             && state.possibly_created
             && (was_doubted || may_be_resent || state.replays > 0);
         let is_created = matches!(disposition, Disposition::Ack | Disposition::AlreadyCreated);
         if (is_created && was_doubted) || may_be_several {
-            self.telemetry.possible_duplicate(report.id(message));
+            self.telemetry.possible_duplicate(report.id());
         }
     }
 
-    /// Logs and counts how a delivery was settled.
-    pub(super) fn report(
-        &self,
-        message: &Message,
-        report: &Report,
-        disposition: &Disposition,
-        settlement: &Settlement,
-        gone: bool,
-    ) {
-        let (id, state) = (report.id(message), &report.state);
+    pub(super) fn report(&self, report: &Report<'_>, disposition: &Disposition, settlement: &Settlement, gone: bool) {
+        let (id, state) = (report.id(), &report.state);
         let copied_to = self.settler.copy_queue(disposition).ok().filter(|_| *settlement == Settlement::Ack);
         self.telemetry.settled(&SettledDelivery {
             message_id: id,
@@ -86,7 +73,9 @@ impl Worker {
             is_gone: gone,
             at: self.clock.now(),
             // Not for a replay, whose time since publication includes the wait for an operator.
-            published: published_at(&message.properties).or(state.first_attempt_at).filter(|_| state.replays == 0),
+            published: published_at(&report.message.properties)
+                .or(state.first_attempt_at)
+                .filter(|_| state.replays == 0),
         });
     }
 }

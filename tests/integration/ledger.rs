@@ -36,7 +36,7 @@ use crate::support::redis::Redis;
 
 async fn open(url: &str, prefix: &str, limits: Limits, clock: Clock) -> Result<RedisLedger, LedgerError> {
     let url = SecretString::from(url).into();
-    let opened = RedisLedger::open(&url, prefix, limits, clock);
+    let opened = RedisLedger::open(&url, prefix, limits, clock, false);
     let ledger = timeout(Duration::from_secs(20), opened).await.unwrap()?;
     let about = ledger.about();
     if about.last_change.is_none() && !about.proves_unsent {

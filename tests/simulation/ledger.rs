@@ -272,7 +272,9 @@ impl Ledger for FakeLedger {
             self.world.checker().met(Situation::EntryRead(match &found {
                 None => "nothing",
                 Some(entry) if entry.claim.is_some() => "claimed",
-                Some(entry) => entry.result.as_str(),
+                Some(Entry { result: KnownResult::NotCreated, .. }) => "not_created",
+                Some(Entry { result: KnownResult::InDoubt, .. }) => "in_doubt",
+                Some(Entry { result: KnownResult::Created, .. }) => "created",
             }));
             Ok(found)
         }

@@ -67,7 +67,7 @@ impl World {
         let message = &delivery.message;
         let Some(HeaderValue::LongLongInt(number)) = message.header(NUMBER) else { return };
         let (number, before) = (*number as usize, message.was_delivered_before());
-        let proves = process.ledger().is_some_and(|ledger| ledger.proves_unsent());
+        let proves = process.ledger().is_some_and(|ledger| ledger.about().proves_unsent);
         if message.header("x-wtw-dead-letter").is_some() {
             let is_created = self.stores.is_created(process, message);
             let replay = if is_created { Case::ReplayOfCreated } else { Case::Replay };

@@ -21,7 +21,7 @@ use wolkvox_task_worker::retry::Schedule;
 use wolkvox_task_worker::settle::Settler;
 use wolkvox_task_worker::worker::ownership::{Ownership, ProofConditions};
 use wolkvox_task_worker::worker::recorder::Recorder;
-use wolkvox_task_worker::worker::{InFlightIds, Settings, Worker};
+use wolkvox_task_worker::worker::{InFlightIds, Worker};
 
 use crate::broker::FakeBroker;
 use crate::clock::FakeClock;
@@ -206,12 +206,10 @@ impl World {
             crm: Arc::new(FakeCrm { world: Arc::clone(self), process: Arc::clone(process) }),
             schedule: Schedule::from(&config.retry),
             mapper: Arc::clone(&mapper),
-            settings: Settings {
-                max_age: config.task.max_age,
-                on_unknown: config.retry.on_unknown,
-                hold: config.gate.hold,
-                orphan_after: config.crm.request_timeout + ORPHAN_MARGIN,
-            },
+            max_age: config.task.max_age,
+            on_unknown: config.retry.on_unknown,
+            hold: config.gate.hold,
+            orphan_after: config.crm.request_timeout + ORPHAN_MARGIN,
             settler: Settler {
                 mapper,
                 publisher: Arc::new(FakePublisher { world: Arc::clone(self), process: Arc::clone(process) }),

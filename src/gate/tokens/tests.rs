@@ -64,7 +64,7 @@ async fn suspension_ends_only_by_the_half_open_request() {
     let earlier = tokens.take(now).unwrap();
     tokens.suspend(&secret, UnusableReason::Unauthorized, None, now);
     tokens.accepted(&earlier);
-    assert_eq!(tokens.all_suspended(), Some(UnusableReason::Unauthorized));
+    assert_eq!(tokens.all_suspended(), Some(BlockReason::Unauthorized));
     tokens.release(&earlier, true);
     let half_open = tokens.take(now + INTERVAL).unwrap();
     tokens.accepted(&half_open);

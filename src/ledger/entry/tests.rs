@@ -275,14 +275,6 @@ fn created_is_recorded_whatever_claim_is_open_and_never_taken_back() {
 }
 
 #[test]
-fn result_names_are_read_as_written() {
-    for result in KnownResult::ALL {
-        assert_eq!(KnownResult::parse(result.as_str()), Some(result));
-    }
-    assert_eq!(KnownResult::parse("Created"), None);
-}
-
-#[test]
 fn entry_expires_at_its_age_unless_a_claim_is_open() {
     let second = Duration::from_secs(1);
     let changed = Entry { at: at(0), ..closed() };

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, RedisResult};
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 use url::Url;
@@ -29,7 +29,7 @@ pub(super) struct ConnectionManager {
     /// The address with its login. A changed `ledger.url_file` replaces it.
     url: SharedSecret,
     /// Scheme, host, port and database, without user and password.
-    address: String,
+    pub(super) address: String,
     /// The connection in use, none after a failure.
     current: Mutex<Option<Connection>>,
     /// Held while a connection is made, so that only one is made at a time.
@@ -58,11 +58,6 @@ impl ConnectionManager {
         Client::open(self.url.get().expose_secret()).map_err(|_| self.unreadable_address())
     }
 
-    /// Scheme, host, port and database, without user and password.
-    pub(super) fn address(&self) -> &str {
-        &self.address
-    }
-
     /// Opens a TCP connection and closes it again. Returns the server's addresses, for people.
     ///
     /// # Errors
@@ -75,17 +70,13 @@ impl ConnectionManager {
     }
 
     /// Sends a query on this connection. After an error it is not known whether Redis carried it out.
-    pub(super) async fn query_on<T: FromRedisValue>(&self, on: &Connection, query: &Query) -> Result<T, LedgerError> {
+    pub(super) async fn query_on<T: FromRedisValue>(&self, on: &Connection, query: &Cmd) -> Result<T, LedgerError> {
         self.try_query_on(on, query).await.map_err(|error| self.explain(&error))
     }
 
     /// As [`ConnectionManager::query_on`], with the library's error.
-    pub(super) async fn try_query_on<T: FromRedisValue>(&self, on: &Connection, query: &Query) -> RedisResult<T> {
-        let mut connection = MultiplexedConnection::clone(on);
-        let answer = match query {
-            Query::Command(command) => command.query_async(&mut connection).await,
-            Query::Pipeline(commands) => commands.query_async(&mut connection).await,
-        };
+    pub(super) async fn try_query_on<T: FromRedisValue>(&self, on: &Connection, query: &Cmd) -> RedisResult<T> {
+        let answer: RedisResult<T> = query.query_async(&mut MultiplexedConnection::clone(on)).await;
         if answer.as_ref().is_err_and(|error| !is_forbidden(error)) {
             // Also after a refusal: the server may have become a replica, and a new connection can lead to the new master.
             let mut current = lock(&self.current);
@@ -121,12 +112,6 @@ impl ConnectionManager {
             Err(_) => Err(self.error(format_args!("no connection within {CONNECT_TIMEOUT:?}"), UNREACHABLE)),
         }
     }
-}
-
-/// What is sent to Redis.
-pub(super) enum Query {
-    Command(redis::Cmd),
-    Pipeline(redis::Pipeline),
 }
 
 const UNREACHABLE: &str = "start Redis, or correct host and port in ledger.url";

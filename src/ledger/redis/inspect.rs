@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::connection::{ConnectionManager, Query};
+use super::connection::ConnectionManager;
 use super::{PREFIX, RedisLedger, prefix};
 use crate::clock::Clock;
 use crate::config::SharedSecret;
@@ -39,13 +39,12 @@ pub struct ServerInfo {
 /// using it.
 pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, LedgerError> {
     let reached = ConnectionManager::new(url)?.reach().await?;
-    let ledger = RedisLedger::open_to_read(url, &prefix(queue), LIMITS).await?;
+    let ledger = RedisLedger::open(url, &prefix(queue), LIMITS, Clock::system(), true).await?;
     let test = format!("{PREFIX}check:{}:", uuid::Uuid::now_v7());
     let keys = ["1", "2"].map(|id| Key::new(queue, "check", id));
     let mut remove = redis::cmd("DEL");
     remove.arg(format!("{test}about")).arg(format!("{test}index"));
     remove.arg(&keys.map(|key| format!("{test}entry:{key}")));
-    let remove = Query::Command(remove);
     // First without keys: a user who may not remove them must not write them.
     let _: i64 = ledger.query(&remove).await?;
     let written = test_commands(url, &test, &keys).await;
@@ -53,13 +52,13 @@ pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, Ledg
     let removed: Result<i64, LedgerError> = ledger.query(&remove).await;
     written.and(removed.map(drop))?;
     // The worker does not need the right to `INFO`.
-    let info: String = ledger.query(&Query::Command(redis::cmd("INFO"))).await.unwrap_or_default();
+    let info: String = ledger.query(&redis::cmd("INFO")).await.unwrap_or_default();
     let said: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
     let text = |name: &str| said.get(name).map(|value| (*value).to_owned());
     let number = |name: &str| said.get(name).and_then(|value| value.parse().ok());
     let switch = |name: &str| said.get(name).map(|value| *value == "1");
     Ok(ServerInfo {
-        address: ledger.manager.address().to_owned(),
+        address: ledger.manager.address.clone(),
         reached,
         version: text("redis_version"),
         policy: text("maxmemory_policy"),
@@ -76,7 +75,7 @@ pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<ServerInfo, Ledg
 async fn test_commands(url: &SharedSecret, prefix: &str, keys: &[Key]) -> Result<(), LedgerError> {
     let clock = Clock::system();
     let (id, digest, at) = (ClaimId(0), Digest::of(b"check"), clock.now());
-    let ledger = RedisLedger::open(url, prefix, LIMITS, clock).await?;
+    let ledger = RedisLedger::open(url, prefix, LIMITS, clock, false).await?;
     // The limit is one entry, so that the second one removes the first.
     for key in keys {
         let result = AttemptResult::Created;

@@ -9,30 +9,12 @@ use rusqlite::ErrorCode;
 
 use crate::ledger::LedgerError;
 
-/// File systems on which SQLite cannot rely on locks and shared memory.
-const NETWORK_FILE_SYSTEMS: [&str; 12] = [
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "9p",
-    "ceph",
-    "glusterfs",
-    "fuse.sshfs",
-    "fuse.glusterfs",
-    "fuse.s3fs",
-    "fuse.cephfs",
-];
 /// A file of more bytes is checked for damage in the background, because reading it delays the start.
 const LARGE_FILE: u64 = 4 << 20;
 
-/// The path of a ledger's file.
 #[derive(Clone, Debug)]
 pub(super) struct LedgerFile {
     pub(super) path: PathBuf,
-    /// The file's name in errors.
-    location: String,
 }
 
 /// The right to write the file, held by one worker at a time. Dropping it frees the lock.
@@ -47,9 +29,7 @@ impl Drop for Lock {
 
 impl LedgerFile {
     pub(super) fn of(path: &Path) -> Self {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let location = format!("file {}", path.display());
-        Self { path, location }
+        Self { path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()) }
     }
 
     fn with_suffix(&self, suffix: &str) -> PathBuf {
@@ -111,7 +91,7 @@ impl LedgerFile {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let folder = self.path.parent().and_then(|folder| fs::canonicalize(folder).ok());
         match folder.and_then(|folder| file_system(&mounts, &folder)) {
-            Some(kind) if NETWORK_FILE_SYSTEMS.contains(&kind.as_str()) => Err(self.error(
+            Some(kind) if is_network(&kind) => Err(self.error(
                 format_args!("it is on a network file system ({kind}), on which SQLite is not safe"),
                 "put it on a local disk or a block volume, or use redis://… in ledger.url",
             )),
@@ -120,7 +100,7 @@ impl LedgerFile {
     }
 
     pub(super) fn error(&self, problem: impl std::fmt::Display, advice: &'static str) -> LedgerError {
-        LedgerError::new(&self.location, problem, advice)
+        LedgerError::new(&format!("file {}", self.path.display()), problem, advice)
     }
 
     pub(super) fn missing(&self) -> LedgerError {
@@ -181,6 +161,12 @@ impl LedgerFile {
 }
 
 const FULL: (&str, &str) = ("the disk is full", "make room on the disk, or lower ledger.max_entries");
+
+/// Whether SQLite cannot rely on the locks and the shared memory of this type of file system.
+fn is_network(kind: &str) -> bool {
+    matches!(kind, "nfs" | "nfs4" | "cifs" | "smb3" | "smbfs" | "9p" | "ceph" | "glusterfs")
+        || matches!(kind, "fuse.sshfs" | "fuse.glusterfs" | "fuse.s3fs" | "fuse.cephfs")
+}
 
 /// The type of the file system that `folder` is on, from the lines of `/proc/self/mountinfo` (see proc(5)).
 fn file_system(mounts: &str, folder: &Path) -> Option<String> {

@@ -3,69 +3,44 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use rusqlite::types::Type;
+use rusqlite::{Connection, Error, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
 use super::file::{LedgerFile, Lock};
 use super::row::{get, put};
 use crate::clock::Clock;
 use crate::ledger::entry::{apply, horizon};
-use crate::ledger::{Change, Changed, Entry, Key, KeyPrefix, LedgerError, LedgerMetadata, Limits};
+use crate::ledger::{Change, Changed, Entry, Key, KeyPrefix, LedgerError, LedgerMetadata, Limits, MAX_SWEPT, json};
 
 /// Marks the file as a ledger (`PRAGMA application_id`): "WTWL".
 const APPLICATION_ID: i64 = 0x5754_574c;
 /// The layout that this code reads and writes (`PRAGMA user_version`).
-const FORMAT: i64 = 1;
-/// For each operation of a batch, this many rows are checked for their age. At most as many are forgotten.
-const SWEPT_ROWS: u64 = 16;
-/// How exact [`LedgerMetadata::last_change`] is. Writing it with each change costs too much.
-const LAST_CHANGE_PRECISION: Duration = Duration::from_secs(60);
+const FORMAT: i64 = 2;
 /// The longest wait for another program's lock, in milliseconds.
 const BUSY_TIMEOUT: u64 = 2_000;
+/// `closed_at` is the time of the last change, or nothing while a claim is open.
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS about (
     one INTEGER PRIMARY KEY CHECK (one = 1),
-    id TEXT NOT NULL,
-    proves_unsent INTEGER NOT NULL,
-    other_owner INTEGER NOT NULL,
-    epoch INTEGER NOT NULL,
-    identities TEXT NOT NULL,
-    last_change INTEGER
+    json TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS entry (
     key BLOB NOT NULL UNIQUE,
-    version INTEGER NOT NULL,
-    digest BLOB NOT NULL,
-    result TEXT NOT NULL,
-    doubted INTEGER NOT NULL,
-    claim_id INTEGER,
-    claim_owner INTEGER,
-    claim_at INTEGER,
-    attempts INTEGER NOT NULL,
-    orphans INTEGER NOT NULL,
-    replay_failed_at TEXT,
-    replay_count INTEGER,
-    epoch INTEGER NOT NULL,
-    at INTEGER NOT NULL,
+    json TEXT NOT NULL,
+    closed_at INTEGER,
     checksum INTEGER NOT NULL
 ) STRICT;";
 
 /// An operation for the database's thread, and where its answer goes.
-pub(super) struct Operation {
-    pub(super) work: Work,
-    pub(super) reply: oneshot::Sender<Answer>,
-}
+pub(super) type Operation = (Work, oneshot::Sender<Answer>);
 
-/// What an operation does.
 pub(super) enum Work {
     /// Answers with [`Changed::Done`].
     Get(Key),
     Change(Key, Change),
-    /// Answers with [`Changed::Conflict`] if `seen` is not what the ledger knows about itself.
-    SetAbout {
-        seen: LedgerMetadata,
-        about: LedgerMetadata,
-    },
+    /// Answers with [`Changed::Conflict`] if the first one is not what the ledger knows about itself. The second one replaces it.
+    SetAbout(LedgerMetadata, LedgerMetadata),
 }
 
 /// An error concerns one operation: its entry cannot be read. The other operations of the batch are not affected.
@@ -90,7 +65,7 @@ impl Store {
         let lock = file.lock()?;
         // Created here, because SQLite lets other users read a file that it creates.
         drop(file.open_private(&file.path)?);
-        let explain = |error: rusqlite::Error| file.explain(&error);
+        let explain = |error: Error| file.explain(&error);
         let mut connection = Connection::open(&file.path).map_err(explain)?;
         if tables(&connection).map_err(explain)? > 0 {
             check_format(&connection, file)?;
@@ -107,15 +82,15 @@ impl Store {
     pub(super) fn carry_out(&mut self, batch: &[Operation]) -> Result<Vec<Answer>, LedgerError> {
         let now = self.clock.now();
         let file = self.file.clone();
-        let explain = |error: rusqlite::Error| file.explain(&error);
-        let only_reads = batch.iter().all(|operation| matches!(operation.work, Work::Get(_)));
+        let explain = |error: Error| file.explain(&error);
+        let only_reads = batch.iter().all(|(work, _)| matches!(work, Work::Get(_)));
         // A deferred transaction does not wait for another program's lock, unless it writes.
         let behavior = if only_reads { TransactionBehavior::Deferred } else { TransactionBehavior::Immediate };
         let transaction = Transaction::new_unchecked(&self.connection, behavior).map_err(explain)?;
         let (mut about, mut entries, mut swept) = (self.about.clone(), self.entries, self.swept);
         let mut answers = Vec::with_capacity(batch.len());
-        for operation in batch {
-            answers.push(match &operation.work {
+        for (work, _) in batch {
+            answers.push(match work {
                 Work::Get(key) => {
                     get(&transaction, &file, key).map(|stored| Changed::Done(self.unexpired(stored, now)))
                 }
@@ -126,28 +101,24 @@ impl Store {
                         if let Some(after) = &after {
                             put(&transaction, key, after, is_new).map_err(explain)?;
                             entries += u64::from(is_new);
-                            let age = about.last_change.map(|at| now.duration_since(at).unsigned_abs());
-                            if age.is_none_or(|age| age > LAST_CHANGE_PRECISION) {
-                                about.last_change = Some(now);
-                                put_about(&transaction, &about).map_err(explain)?;
-                            }
+                            about.last_change = Some(now);
                         }
                         Ok(changed)
                     }
                     Err(error) => Err(error),
                 },
-                Work::SetAbout { seen, about: new } if about.proves_the_same(seen) => {
+                Work::SetAbout(seen, new) if about.proves_the_same(seen) => {
                     about = LedgerMetadata { last_change: about.last_change, ..new.clone() };
                     put_about(&transaction, &about).map_err(explain)?;
                     Ok(Changed::Done(None))
                 }
-                Work::SetAbout { .. } => Ok(Changed::Conflict(None)),
+                Work::SetAbout(..) => Ok(Changed::Conflict(None)),
             });
         }
         if only_reads {
             return Ok(answers);
         }
-        let looked_at = SWEPT_ROWS * batch.len() as u64;
+        let looked_at = (MAX_SWEPT * batch.len()) as u64;
         let forgotten = sweep(&transaction, self.limits, now, entries, looked_at, &mut swept).map_err(explain)?;
         transaction.commit().map_err(explain)?;
         (self.about, self.swept) = (about, swept);
@@ -198,7 +169,7 @@ fn make_tables(connection: &mut Connection) -> rusqlite::Result<(LedgerMetadata,
     transaction.execute_batch(TABLES)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
-    transaction.execute("INSERT OR IGNORE INTO about VALUES (1, ?1, 0, 0, 0, '', NULL)", [LedgerMetadata::new().id])?;
+    transaction.execute("INSERT OR IGNORE INTO about VALUES (1, ?1)", [json::text(&LedgerMetadata::new())])?;
     let about = read_about(&transaction)?;
     let entries: i64 = transaction.query_row("SELECT count(*) FROM entry", [], |row| row.get(0))?;
     transaction.commit()?;
@@ -206,28 +177,17 @@ fn make_tables(connection: &mut Connection) -> rusqlite::Result<(LedgerMetadata,
 }
 
 fn read_about(connection: &Connection) -> rusqlite::Result<LedgerMetadata> {
-    let select = "SELECT id, proves_unsent, other_owner, epoch, identities, last_change FROM about";
-    connection.query_row(select, [], |row| {
-        let last_change: Option<i64> = row.get(5)?;
-        Ok(LedgerMetadata {
-            id: row.get(0)?,
-            proves_unsent: row.get(1)?,
-            other_owner: row.get(2)?,
-            epoch: row.get(3)?,
-            identities: row.get(4)?,
-            last_change: last_change.and_then(|at| Timestamp::from_millisecond(at).ok()),
-        })
-    })
+    let json: String = connection.query_row("SELECT json FROM about", [], |row| row.get(0))?;
+    let about: serde_json::Result<LedgerMetadata> = serde_json::from_str(&json);
+    let about = about.map_err(|error| Error::FromSqlConversionFailure(0, Type::Text, Box::new(error)))?;
+    // Among the newest rows is the one that changed last, or one that changed shortly before it.
+    let newest = "SELECT max(closed_at) FROM (SELECT closed_at FROM entry ORDER BY rowid DESC LIMIT 1000)";
+    let at: Option<i64> = connection.query_row(newest, [], |row| row.get(0))?;
+    Ok(LedgerMetadata { last_change: at.and_then(|at| Timestamp::from_millisecond(at).ok()), ..about })
 }
 
 fn put_about(connection: &Connection, about: &LedgerMetadata) -> rusqlite::Result<()> {
-    let mut put = connection.prepare_cached(
-        "UPDATE about SET id = ?1, proves_unsent = ?2, other_owner = ?3, epoch = ?4, identities = ?5, last_change = ?6 \
-         WHERE one = 1",
-    )?;
-    let last_change = about.last_change.map(Timestamp::as_millisecond);
-    put.execute(params![about.id, about.proves_unsent, about.other_owner, about.epoch, about.identities, last_change])
-        .map(drop)
+    connection.execute("UPDATE about SET json = ?1", [json::text(about)]).map(drop)
 }
 
 /// Forgets expired entries, and the oldest ones over the limit. Returns their number. There is no index on the age, because
@@ -242,7 +202,7 @@ fn sweep(
 ) -> rusqlite::Result<u64> {
     let mut delete_expired = transaction.prepare_cached(
         "DELETE FROM entry WHERE rowid IN (SELECT rowid FROM entry WHERE rowid > ?1 ORDER BY rowid LIMIT ?2) \
-         AND claim_id IS NULL AND at <= ?3",
+         AND closed_at <= ?3",
     )?;
     let mut last_row = transaction
         .prepare_cached("SELECT max(rowid) FROM (SELECT rowid FROM entry WHERE rowid > ?1 ORDER BY rowid LIMIT ?2)")?;
@@ -254,7 +214,7 @@ fn sweep(
     if excess > 0 {
         // The newest row stays, because it may be the one that was just written.
         let mut delete_oldest = transaction.prepare_cached(
-            "DELETE FROM entry WHERE rowid IN (SELECT rowid FROM entry WHERE claim_id IS NULL \
+            "DELETE FROM entry WHERE rowid IN (SELECT rowid FROM entry WHERE closed_at IS NOT NULL \
              AND rowid < (SELECT max(rowid) FROM entry) ORDER BY rowid LIMIT ?1)",
         )?;
         forgotten += delete_oldest.execute([excess.cast_signed()])?;
@@ -302,7 +262,7 @@ pub(super) fn read_only(
     keys: &[Key],
 ) -> Result<(LedgerMetadata, u64, Vec<Option<Entry>>), LedgerError> {
     let connection = open_to_read(file)?;
-    let explain = |error: rusqlite::Error| file.explain(&error);
+    let explain = |error: Error| file.explain(&error);
     check_format(&connection, file)?;
     let about = read_about(&connection).map_err(explain)?;
     let entries: i64 = connection.query_row("SELECT count(*) FROM entry", [], |row| row.get(0)).map_err(explain)?;

@@ -194,7 +194,7 @@ async fn copy_made_while_the_worker_writes_is_a_valid_ledger() {
     other_program(&path).execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
     join_all((100..200).map(|id| claim_first(&ledger, id))).await;
     let restored = open(&copy).await;
-    assert_eq!(restored.about(), ledger.about());
+    assert!(restored.about().proves_the_same(&ledger.about()));
     assert_eq!(count_entries(&restored, 200).await, 100);
     assert_eq!(count_entries(&ledger, 300).await, 200);
 }
@@ -295,11 +295,8 @@ async fn full_disk_is_reported_and_writes_continue_when_there_is_room() {
     let mut store = Store::open(&file, LONG_RETENTION, FakeClock::new().clock()).unwrap();
     let claims = |ids: std::ops::Range<u32>| -> Vec<Operation> {
         let claim = |id: u32| Change::Claim { expected: None, new: first(id.into(), FakeClock::new().now()) };
-        ids.map(|id| Operation {
-            work: Work::Change(key(id.to_be_bytes()), claim(id)),
-            reply: tokio::sync::oneshot::channel().0,
-        })
-        .collect()
+        let work = |id: u32| Work::Change(key(id.to_be_bytes()), claim(id));
+        ids.map(|id| (work(id), tokio::sync::oneshot::channel().0)).collect()
     };
     store.carry_out(&claims(0..10)).unwrap();
     store.connection.pragma_update(None, "max_page_count", 1).unwrap();

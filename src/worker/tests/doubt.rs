@@ -180,16 +180,16 @@ async fn redelivery_without_entry_is_in_doubt_after_another_ledger_until_drained
         test.worker.ownership.compare(Owners::Found(owners.iter().map(|o| (*o).to_owned()).collect()))
     };
     assert_eq!(compare(&["other"]).await, Ok(Some(id.clone())));
-    assert!(!ledger.proves_unsent());
+    assert!(!ledger.about().proves_unsent);
     test.handle(redelivered("a")).await;
     assert_eq!((test.requests(), test.copies()), (0, vec![dead_letter("unknown", 0, true)]));
     // The other worker can still hold messages while it stops: a new message does not yet prove that the queue is drained.
     test.handle(message("b")).await;
-    assert!(!ledger.proves_unsent());
+    assert!(!ledger.about().proves_unsent);
     assert_eq!(compare(&[&id]).await, Ok(None), "a new connection changes nothing");
     sleep(Duration::from_secs(3_600)).await;
     test.handle(message("c")).await;
-    assert!(ledger.proves_unsent());
+    assert!(ledger.about().proves_unsent);
     test.handle(redelivered("d")).await;
     assert_eq!((test.requests(), test.copies()), (3, vec![]));
 }
@@ -204,10 +204,10 @@ async fn queue_is_drained_only_when_everything_delivered_earlier_is_settled() {
         sleep(Duration::from_secs(1)).await;
         *test.crm.takes.lock().unwrap() = Duration::ZERO;
         test.handle(message("b")).await;
-        assert!(!test.ledger.proves_unsent());
+        assert!(!test.ledger.about().proves_unsent);
     };
     tokio::join!(earlier, later);
-    assert!(test.ledger.proves_unsent());
+    assert!(test.ledger.about().proves_unsent);
     assert_eq!(test.worker.telemetry.counts().possible_duplicates, 1);
 }
 
@@ -218,7 +218,7 @@ async fn ledger_proves_nothing_where_the_owner_is_unknown() {
         let test = TestWorker::with(&[STRICT], FakeLedger::new(), Clock::new(now));
         assert!(test.worker.ownership.compare(owners).await.is_ok());
         test.handle(message("a")).await;
-        assert_eq!(test.ledger.proves_unsent(), !is_unusable);
+        assert_eq!(test.ledger.about().proves_unsent, !is_unusable);
         test.handle(redelivered("b")).await;
         assert_eq!(test.copies().len(), usize::from(is_unusable));
     }
@@ -230,7 +230,7 @@ async fn redeliveries_are_in_doubt_after_new_message_id_rules_until_drained() {
     let ownership = Arc::clone(&test.worker.ownership);
     let mut was_replaced = false;
     ownership.replace_identities(String::new(), || was_replaced = true).await;
-    assert!(was_replaced && test.ledger.proves_unsent(), "the same ids as before");
+    assert!(was_replaced && test.ledger.about().proves_unsent, "the same ids as before");
     *test.crm.takes.lock().unwrap() = Duration::from_secs(9);
     let earlier = test.handle(message("a"));
     let later = async {
@@ -243,14 +243,14 @@ async fn redeliveries_are_in_doubt_after_new_message_id_rules_until_drained() {
         test.handle(redelivered("b")).await;
         assert_eq!(test.copies(), vec![dead_letter("unknown", 0, true)]);
         test.handle(message("c")).await;
-        assert!(!test.ledger.proves_unsent(), "one that the old rules mapped is not settled");
+        assert!(!test.ledger.about().proves_unsent, "one that the old rules mapped is not settled");
     };
     tokio::join!(earlier, later);
-    assert!(test.ledger.proves_unsent(), "drained");
+    assert!(test.ledger.about().proves_unsent, "drained");
     test.handle(redelivered("d")).await;
     assert_eq!(test.copies().len(), 0);
     let compared = ownership.compare(Owners::Found(vec![ownership.id()])).await;
-    assert!(compared == Ok(None) && test.ledger.proves_unsent(), "the ledger knows the new ids");
+    assert!(compared == Ok(None) && test.ledger.about().proves_unsent, "the ledger knows the new ids");
 }
 
 #[tokio::test(start_paused = true)]
@@ -262,6 +262,6 @@ async fn ledger_proves_nothing_when_it_cannot_record_new_message_ids() {
     assert_eq!(ownership.proof(), (false, None));
     test.ledger.refuses_about.store(false, Ordering::SeqCst);
     assert_eq!(ownership.compare(Owners::Found(vec![ownership.id()])).await, Ok(None));
-    assert!(!test.ledger.proves_unsent(), "the next connection notices");
+    assert!(!test.ledger.about().proves_unsent, "the next connection notices");
     assert_eq!(test.ledger.about().identities, "other");
 }

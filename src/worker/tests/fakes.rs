@@ -36,7 +36,7 @@ use crate::retry::Schedule;
 use crate::settle::Settler;
 use crate::worker::ownership::{Ownership, ProofConditions};
 use crate::worker::recorder::Recorder;
-use crate::worker::{InFlightIds, ORPHAN_MARGIN, Settings, Worker};
+use crate::worker::{InFlightIds, ORPHAN_MARGIN, Worker};
 
 pub(super) use self::ledger::{FakeLedger, LedgerFailure, key};
 
@@ -222,12 +222,10 @@ impl TestWorker {
             gate: Arc::clone(&gate),
             schedule: Schedule::from(&config.retry),
             mapper: Arc::clone(&mapper),
-            settings: Settings {
-                max_age: config.task.max_age,
-                on_unknown: config.retry.on_unknown,
-                hold: config.gate.hold,
-                orphan_after: config.crm.request_timeout + ORPHAN_MARGIN,
-            },
+            max_age: config.task.max_age,
+            on_unknown: config.retry.on_unknown,
+            hold: config.gate.hold,
+            orphan_after: config.crm.request_timeout + ORPHAN_MARGIN,
             settler: Settler {
                 publisher: broker.clone(),
                 publish_gate: Arc::default(),
