@@ -210,7 +210,7 @@ impl Worker {
                 Err(failure) => return Ok(Disposition::DeadLetter(failure.clone())),
             };
             // 3. Token slot
-            let slot = self.acquire(d, &plan).await?;
+            let (slot, _suspects) = self.acquire(d, &plan).await?;
             if let Some(failure) = self.reason_not_to_send(d, &plan) {
                 let Some(is_outdated) = self.is_decision_outdated(d).await else { continue };
                 d.state.possibly_created |= is_outdated;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout};
 
 use super::Worker;
@@ -30,10 +31,23 @@ pub(super) enum ClaimResult {
 }
 
 impl Worker {
-    /// Step 3: waits for a token slot.
-    pub(super) async fn acquire(&self, d: &DeliveryContext<'_>, plan: &SendPlan) -> Result<TokenSlot, Abort> {
-        let slot = d.wait(d.deadline, self.gate.acquire()).await;
-        let acquired = slot.and_then(|slot| d.aborted().map(|()| slot));
+    /// Step 3: waits for a token slot. A suspect, a message that was being sent when a worker ended, also waits until no other
+    /// suspect is being sent.
+    pub(super) async fn acquire(
+        &self,
+        d: &DeliveryContext<'_>,
+        plan: &SendPlan,
+    ) -> Result<(TokenSlot, Option<OwnedMutexGuard<()>>), Abort> {
+        let acquiring = async {
+            d.aborted()?;
+            let suspects = match plan.is_suspect {
+                true => Some(d.wait(d.deadline, self.ids.lock_suspects()).await?),
+                false => None,
+            };
+            let slot = d.wait(d.deadline, self.gate.acquire()).await?;
+            d.aborted().map(|()| (slot, suspects))
+        };
+        let acquired = acquiring.await;
         if matches!(acquired, Err(Abort::Deadline)) {
             self.record_doubt(d, plan).await;
         }

@@ -64,6 +64,8 @@ pub struct SendPlan {
     pub epoch: u32,
     /// Forget earlier results, because an operator replayed it.
     pub reset: bool,
+    /// A worker ended while it was sending this message. Such messages are sent one at a time, to find the one that ends workers.
+    pub is_suspect: bool,
 }
 
 /// Decides what an entry means for a delivery. `is_owner_gone`: the owner of the entry's open claim no longer sends.
@@ -105,6 +107,7 @@ pub fn decide(entry: Option<&Entry>, is_owner_gone: bool, facts: &DeliveryFacts)
         in_doubt: is_unproven,
         doubted: is_unproven || entry.doubted || facts.possibly_created,
         reset: facts.replay.as_ref().is_some_and(|replay| !may_have_been_sent(replay)) && !is_unproven,
+        is_suspect: entry.orphans > 0,
         ..SendPlan::default()
     };
     if plan.reset {

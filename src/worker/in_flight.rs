@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedMutexGuard};
 
 use crate::ledger::Key;
 use crate::sync::lock;
@@ -16,6 +16,7 @@ pub struct InFlightIds(Arc<Shared>);
 struct Shared {
     keys: Mutex<HashSet<Key>>,
     released: Notify,
+    suspects: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The lock on one id, until it is dropped.
@@ -33,6 +34,11 @@ impl InFlightIds {
             }
             released.await;
         }
+    }
+
+    /// Waits until no other suspect is being sent: see [`SendPlan::is_suspect`](super::decide::SendPlan::is_suspect).
+    pub(super) async fn lock_suspects(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.0.suspects).lock_owned().await
     }
 }
 

@@ -191,11 +191,11 @@ fn message_is_poison_after_five_orphans_in_a_row_until_it_is_replayed() {
     let Decision::Proceed(plan) = decide(Some(&orphaned(POISON_ORPHANS - 1)), false, &redelivered()) else {
         panic!("it is sent");
     };
-    assert!(plan.in_doubt);
+    assert!(plan.is_suspect && plan.in_doubt);
     assert_eq!(decide(Some(&orphaned(POISON_ORPHANS)), false, &redelivered()), Decision::Poison(2));
     assert_eq!(decide(Some(&orphaned(POISON_ORPHANS)), false, &facts()), Decision::Poison(2));
     let Decision::Proceed(plan) = decide(Some(&orphaned(POISON_ORPHANS)), false, &replay(1)) else {
         panic!("it is sent");
     };
-    assert!(plan.reset);
+    assert!(plan.reset && plan.is_suspect);
 }
