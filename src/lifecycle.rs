@@ -130,3 +130,37 @@ impl Services {
         lock(&self.failure).take().map_or(Ok(()), Err)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    /// The longest time that a test waits.
+    const WITHIN: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn task_that_ends_or_panics_before_shutdown_stops_the_worker_with_a_reason() {
+        for (panics, how) in [(false, "ended"), (true, "panicked")] {
+            let stop = CancellationToken::new();
+            let services = Services::new(stop.clone());
+            services.spawn("lasts", pending());
+            services.spawn("fails", async move { assert!(!panics, "for the test") });
+            timeout(WITHIN, stop.cancelled()).await.unwrap();
+            let reason = services.end(WITHIN).await.unwrap_err();
+            assert!(reason.contains(&format!("the background task \"fails\" {how}; the worker stops")), "{reason}");
+        }
+    }
+
+    #[tokio::test]
+    async fn task_that_lasts_until_everything_is_settled_is_no_failure() {
+        let stop = CancellationToken::new();
+        let services = Services::new(stop.clone());
+        let drained = services.drained();
+        services.spawn("lasts", pending());
+        services.spawn("ends when drained", async move { drained.cancelled().await });
+        assert_eq!(timeout(WITHIN, services.end(Duration::MAX)).await.unwrap(), Ok(()));
+        assert!(!stop.is_cancelled());
+    }
+}

@@ -259,6 +259,22 @@ async fn worker_waits_for_a_ledger_that_cannot_be_opened() {
     second.ready().await;
     rig.publish("m-1", &task("waiting")).await;
     second.reaches(&settled("already_created"), 1.0).await;
+    second.process.stop().await;
+
+    let (damaged, path, aside) = ([7_u8; 9_000], file.folder().join("ledger.db"), file.folder().join("aside.db"));
+    std::fs::write(&path, damaged).expect("written");
+    rig.publish("m-2", &task("damaged")).await;
+    let third = rig.unready_worker(&[("WTW_LEDGER_URL", &url)]);
+    let reason = third.unready_for("it is damaged").await;
+    for part in [path.to_str().expect("text"), "restore a backup", "or move the file away"] {
+        assert!(reason.contains(part), "{part} is not in {reason}");
+    }
+    third.says("the ledger cannot be opened").await;
+    std::fs::rename(&path, &aside).expect("moved away");
+    third.ready().await;
+    third.reaches(&settled("created"), 1.0).await;
+    assert_eq!(std::fs::read(&aside).expect("read"), damaged, "left alone");
+    assert_eq!(rig.crm.names().await, ["damaged", "waiting"]);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The ledger in a real Redis, and the command that renews a ledger's id.
+//! The ledger in a real Redis, the command that renews a ledger's id, and workers that take over from a killed one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +26,7 @@ use wolkvox_task_worker::ledger::{
 mod owners;
 #[path = "../../src/ledger/suite.rs"]
 mod suite;
+mod takeover;
 
 use self::suite::{
     FakeClock, Fixture, LONG_RETENTION, Model, SHORT_RETENTION, durable_suite, finish, first, key, steps, suite,

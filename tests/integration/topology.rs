@@ -107,22 +107,3 @@ async fn message_dead_lettered_by_rabbitmq_reaches_its_queue_and_is_listed() {
     assert_eq!(number(&dead_letter, "x-wtw-dead-letter"), None);
     assert_eq!(dead_letter.data, task("old"));
 }
-
-#[tokio::test]
-async fn standby_takes_over_when_the_active_worker_stops() {
-    let rig = Rig::new("topology.standby").await;
-    let mut first = rig.worker(&[]).await;
-    let second = rig.worker(&[]).await;
-    for n in 0..20 {
-        rig.publish(&format!("m-{n}"), &task(&format!("standby {n}"))).await;
-    }
-    rig.crm.created(20).await;
-    let created = "wtw_settled_messages_total{outcome=\"created\",kind=\"\"}";
-    first.reaches(created, 20.0).await;
-    assert_eq!(second.metric(created).await, 0.0, "both are ready, one is active");
-    first.process.signal("KILL").await;
-    first.process.ended().await;
-    rig.publish("late", &task("late")).await;
-    rig.crm.created(21).await;
-    second.reaches(created, 1.0).await;
-}

@@ -162,6 +162,20 @@ async fn files_are_readable_by_their_owner_only() {
     assert!(!with_suffix(&path, "-wal").exists(), "a clean end leaves one file");
 }
 
+#[test]
+fn workers_own_connection_waits_for_the_disk_at_each_commit() {
+    let folder = Folder::new();
+    let file = super::file::LedgerFile::of(&folder.file("ledger"));
+    // The second one opens a file that exists.
+    for _ in 0..2 {
+        let store = super::store::Store::open(&file, LONG_RETENTION, FakeClock::new().clock()).unwrap();
+        let synchronous = store.connection.pragma_query_value(None, "synchronous", |row| row.get::<_, i64>(0));
+        let journal = store.connection.pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0));
+        // 2 is FULL (https://www.sqlite.org/pragma.html#pragma_synchronous).
+        assert_eq!((synchronous.unwrap(), journal.unwrap().as_str()), (2, "wal"));
+    }
+}
+
 /// How many transactions the -wal file holds: frames that contain the size of the database after them (SQLite's file format,
 /// 4.1).
 fn commits(path: &Path) -> usize {
