@@ -265,7 +265,7 @@ impl TestWorker {
             gone: self.gone.clone(),
         };
         let unsettled = self.worker.ownership.arrived(delivery.message.was_delivered_before());
-        Arc::clone(&self.worker).handle(delivery, unsettled)
+        Box::pin(Arc::clone(&self.worker).handle(delivery, unsettled))
     }
 
     pub(super) fn settled(&self) -> Vec<&'static str> {
