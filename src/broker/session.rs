@@ -291,7 +291,7 @@ impl Session {
                 Some(received) => received.map_err(|error| described("consuming", &error))?,
                 None => return Err(ended_by_broker()),
             };
-            let count = delivery_count(&received.properties);
+            let count = delivery_count(received.redelivered, &received.properties);
             let is_suspicious = !serial.is_on() && count >= SUSPICIOUS_COUNT && self.prefetch > 1;
             if is_suspicious {
                 // This comes before the owners are compared, because a later message can end the connection during the comparison.
@@ -360,7 +360,7 @@ impl Session {
         state: &ConnectionState,
         serial: &mut SerialMode,
     ) {
-        if delivery_count(&suspicious.properties) >= RETURNED_COUNT {
+        if delivery_count(suspicious.redelivered, &suspicious.properties) >= RETURNED_COUNT {
             let _ = nack_requeue(&suspicious.acker).await;
             // Serial mode must last until the message arrives again, behind the messages that were already fetched.
             serial.start(self.prefetch + 2);
