@@ -222,6 +222,7 @@ impl Worker {
             // 3. Token slot
             let (slot, _suspects) = self.acquire(d, &plan).await?;
             if let Some(failure) = self.reason_not_to_send(d, &plan) {
+                drop(slot);
                 let Some(is_outdated) = self.is_decision_outdated(d).await else { continue };
                 d.state.possibly_created |= is_outdated;
                 self.record_doubt(d, &plan).await;
@@ -231,16 +232,17 @@ impl Worker {
             self.ask_counter(d, &slot).await?;
             // 4. Claim
             match self.claim(d, &plan).await? {
-                ClaimResult::Claimed => {}
-                ClaimResult::Withdrawn => continue,
+                ClaimResult::Claimed if slot.is_usable() => {}
+                ClaimResult::Claimed | ClaimResult::Failed => {
+                    // Released first, because the ledger may be slow.
+                    drop(slot);
+                    self.withdraw(d).await;
+                    continue;
+                }
                 ClaimResult::Conflict(entry) => {
                     entry_read = Some(entry);
                     continue;
                 }
-            }
-            if !slot.is_usable() {
-                self.withdraw(d).await;
-                continue;
             }
             // 5. Send
             let attempt = self.send(d, slot, body).await;
@@ -358,7 +360,9 @@ impl Worker {
     async fn after_panic(&self, d: &mut DeliveryContext<'_>, failure: Failure) -> Disposition {
         if let (Some(key), Some(claim)) = (d.key, d.open_claim.take()) {
             d.state.possibly_created = true;
-            let _ = self.recorder.record(key, self.finished(&claim, AttemptResult::InDoubt, claim.attempts)).await;
+            let doubt = self.finished(&claim, AttemptResult::InDoubt, claim.attempts);
+            // If this panics, too, only the dead letter says that the task may exist.
+            let _ = catch_panic(self.recorder.record(key, doubt)).await;
         }
         with_rule(Disposition::DeadLetter(failure), d.rule.as_ref())
     }

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::fakes::{CrmAnswer, TestWorker, message, redelivered};
+use super::doubt::dead_letter;
+use super::fakes::{CrmAnswer, LedgerFailure, TestWorker, message, redelivered};
 use crate::broker::Message;
 use crate::ledger::KnownResult;
 
@@ -47,6 +48,18 @@ async fn panic_while_sending_is_poison_and_leaves_the_task_in_doubt() {
     );
     let free = test.worker.gate.token_states();
     assert_eq!(free[0].in_use, 0, "its slot is free again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_while_a_result_is_recorded_leaves_the_task_in_doubt() {
+    for panics in [1, 2] {
+        let test = TestWorker::new(&[]).await;
+        test.ledger_fails(&[&[None], &vec![Some(LedgerFailure::Panic); panics][..]].concat());
+        test.handle(message("a")).await;
+        assert_eq!((test.settled(), test.copies()), (vec!["acked"], vec![dead_letter("poison", 1, true)]));
+        let recorded = if panics == 1 { (KnownResult::InDoubt, false, 1) } else { (KnownResult::NotCreated, true, 1) };
+        assert_eq!(test.ledger.result_of("a").await, Some(recorded), "{panics} panics");
+    }
 }
 
 #[tokio::test(start_paused = true)]
