@@ -140,7 +140,8 @@ impl Worker {
         let settling = self.settler.settle(&mut d.state, &message, &*acker, &disposition);
         let settlement = catch_panic(settling).await.unwrap_or(Settlement::Requeue);
         let report = Report::of(d, began);
-        self.warn_of_duplicate(&message, &report, &disposition, &settlement);
+        // A panic here must not leave the message unsettled.
+        let _ = catch_panic(async { self.warn_of_duplicate(&message, &report, &disposition, &settlement) }).await;
         let settled = match &settlement {
             Settlement::Ack => acker.ack().await,
             Settlement::Requeue => acker.nack_requeue().await,
