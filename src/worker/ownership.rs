@@ -2,8 +2,8 @@
 //! everything that was sent for the queue.
 //!
 //! The queue `<queue>.owner` holds the id of the ledger whose worker consumed last. On each new connection, before the first
-//! delivery is processed, the worker compares that id with its own ledger's id. Before a message that was delivered before, it looks
-//! again: RabbitMQ can give the queue to another worker and back. If they differ, the ledger proves nothing until
+//! delivery is processed, the worker compares that id with its own ledger's id. It compares them again before a message that was
+//! delivered before, because RabbitMQ can give the queue to another worker and back. If they differ, the ledger proves nothing until
 //! the queue is *drained*: a message that was not delivered before has arrived, and everything delivered earlier is settled. If
 //! another worker consumed before, it may still hold messages until it has stopped, so the queue does not count as drained before
 //! `others_hold` has passed. The same applies if the ledger has not changed for so long that it may have forgotten entries of unsettled
