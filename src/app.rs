@@ -187,6 +187,8 @@ fn unsettled(count: u64, grace: Duration) -> String {
 async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Services) -> Result<(), String> {
     let broker = Broker::new(config, status, services);
     let (stop, drained, tasks) = (parts.stop.clone(), services.drained(), TaskTracker::new());
+    let ledger = Arc::clone(&parts.ledger);
+    services.spawn("ledger", async move { ledger.ended().await });
     let worker = Arc::new(worker(config, status, parts, &broker, &tasks));
     let slots = config.crm.tokens.len() * config.crm.max_in_flight_per_token;
     let prefetch = prefetch(slots, &config.crm, config.gate.hold);

@@ -43,9 +43,10 @@ pub struct Message {
     pub delivery_tag: u64,
 }
 
-/// How often RabbitMQ delivered a message before, if RabbitMQ counts that.
-fn delivery_count(properties: &Properties) -> i64 {
-    let headers = properties.headers().as_ref();
+/// How often RabbitMQ delivered a message before, if RabbitMQ counts that. RabbitMQ sets the headers only where it also sets
+/// `redelivered` (`rabbit_fifo_client`: `transform_msgs`). On a first delivery they are the publisher's.
+fn delivery_count(redelivered: bool, properties: &Properties) -> i64 {
+    let headers = properties.headers().as_ref().filter(|_| redelivered);
     let count = |name| headers.and_then(|headers| headers.inner().get(name)).and_then(integer).unwrap_or(0);
     count("x-delivery-count").max(count("x-acquired-count"))
 }
@@ -63,13 +64,13 @@ impl Message {
     /// Whether RabbitMQ delivered it before, to any consumer.
     #[must_use]
     pub fn was_delivered_before(&self) -> bool {
-        self.redelivered || self.delivery_count() > 0
+        self.redelivered
     }
 
     /// How often RabbitMQ delivered it before, if RabbitMQ counts that.
     #[must_use]
     pub fn delivery_count(&self) -> i64 {
-        delivery_count(&self.properties)
+        delivery_count(self.redelivered, &self.properties)
     }
 
     /// Whether its body is larger than that of any task message or event.
@@ -131,6 +132,9 @@ pub trait CompareOwners: Send + Sync {
     /// # Errors
     /// The ledger cannot be used, so nothing may be processed.
     fn compare(&self, owners: Owners) -> BoxFuture<'_, Result<Option<String>, String>>;
+
+    /// Whether the ledger proves something that another owner of the queue would disprove.
+    fn depends_on_owner(&self) -> bool;
 
     /// The id of this worker's ledger.
     fn id(&self) -> String;

@@ -154,6 +154,11 @@ pub trait Ledger: Send + Sync {
         Box::pin(async move { self.set_about(about.clone(), about).await.map(drop) })
     }
 
+    /// Waits until the ledger cannot be used again in this process.
+    fn ended(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
     /// Whether only one process at a time can have the ledger open. If so, the owner of every other claim is gone.
     fn is_exclusive(&self) -> bool;
 

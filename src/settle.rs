@@ -147,8 +147,9 @@ impl Settler {
             return Settlement::Reject(reason);
         }
         self.publish_gate.close_for_good(format!(
-            "RabbitMQ refuses the copy of a message for good ({reason}), and the work queue has no dead-letter exchange that the \
-             worker can see; give {} one, or take the message out of the queue, then restart the worker",
+            "RabbitMQ refuses the copy of a message for good ({reason}), and the worker does not see where RabbitMQ \
+             dead-letters it; give {} a dead-letter exchange (the default exchange also needs a dead-letter routing key), or take the \
+             message out of the queue, then restart the worker",
             self.queue
         ));
         Settlement::Requeue

@@ -131,7 +131,8 @@ impl Worker {
         let settling = self.settler.settle(&mut d.state, &message, &*acker, &disposition);
         let settlement = catch_panic(settling).await.unwrap_or(Settlement::Requeue);
         let report = Report::of(d, &message, began);
-        self.warn_of_duplicate(&report, &disposition, &settlement);
+        // A panic here must not leave the message unsettled.
+        let _ = catch_panic(async { self.warn_of_duplicate(&report, &disposition, &settlement) }).await;
         let settled = match &settlement {
             Settlement::Ack => acker.ack().await,
             Settlement::Requeue => acker.nack_requeue().await,
@@ -212,6 +213,7 @@ impl Worker {
             // 3. Token slot
             let (slot, _suspects) = self.acquire(d, &plan).await?;
             if let Some(failure) = self.reason_not_to_send(d, &plan) {
+                drop(slot);
                 let Some(is_outdated) = self.is_decision_outdated(d).await else { continue };
                 d.state.possibly_created |= is_outdated;
                 self.record_doubt(d, &plan).await;
@@ -224,16 +226,17 @@ impl Worker {
             }
             // 4. Claim
             match self.claim(d, &plan).await? {
-                ClaimResult::Claimed => {}
-                ClaimResult::Withdrawn => continue,
+                ClaimResult::Claimed if slot.is_usable() => {}
+                ClaimResult::Claimed | ClaimResult::Failed => {
+                    // Released first, because the ledger may be slow.
+                    drop(slot);
+                    self.withdraw(d).await;
+                    continue;
+                }
                 ClaimResult::Conflict(entry) => {
                     entry_read = Some(entry);
                     continue;
                 }
-            }
-            if !slot.is_usable() {
-                self.withdraw(d).await;
-                continue;
             }
             // 5. Send
             let (classified, counts) = self.send(d, slot, body).await;
@@ -350,7 +353,9 @@ impl Worker {
     async fn after_panic(&self, d: &mut DeliveryContext<'_>, failure: Failure) -> Disposition {
         if let (Some(key), Some(claim)) = (d.key, d.open_claim.take()) {
             d.state.possibly_created = true;
-            let _ = self.recorder.record(key, self.finished(&claim, AttemptResult::InDoubt, claim.attempts)).await;
+            let doubt = self.finished(&claim, AttemptResult::InDoubt, claim.attempts);
+            // If this panics, too, only the dead letter says that the task may exist.
+            let _ = catch_panic(self.recorder.record(key, doubt)).await;
         }
         Disposition::DeadLetter(failure)
     }

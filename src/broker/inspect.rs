@@ -213,19 +213,21 @@ async fn declare(connection: &Connection, queue: &str, arguments: FieldTable) ->
     Ok(())
 }
 
-/// Whether a rejected message of the work queue goes to a dead-letter exchange. It does if the worker declared the queue,
-/// or if the queue has a dead-letter exchange that exists.
+/// Whether a rejected message of the work queue reaches a dead-letter queue. It does if the worker declared the queue, or if the
+/// queue has a dead-letter exchange that exists. The default exchange also needs a dead-letter routing key: without one,
+/// RabbitMQ drops the message or delivers it again.
 pub(super) async fn can_reject(connection: &Connection, topology: &Topology, mode: TopologyMode) -> bool {
     let Some(queue) = topology.queues.first().filter(|_| mode == TopologyMode::Verify) else { return true };
-    let exchange = "x-dead-letter-exchange";
-    match differences(connection, queue).await {
-        Ok(found) if found.len() >= MAX_DIFFERENCES => false,
-        Ok(found) => match found.iter().find(|found| found.argument == exchange) {
-            None => true,
-            Some(Difference { actual: Some(name), .. }) => exchanges::exists(connection, name).await.unwrap_or(false),
-            Some(_) => false,
-        },
-        Err(_) => false,
+    let found = match differences(connection, queue).await {
+        Ok(found) if found.len() < MAX_DIFFERENCES => found,
+        Ok(_) | Err(_) => return false,
+    };
+    let differing = |name: &str| found.iter().find(|found| found.argument == name).map(|found| &found.actual);
+    match differing("x-dead-letter-exchange") {
+        // The worker declares the default exchange and a routing key.
+        None => differing("x-dead-letter-routing-key") != Some(&None),
+        Some(Some(name)) => exchanges::exists(connection, name).await.unwrap_or(false),
+        Some(None) => false,
     }
 }
 

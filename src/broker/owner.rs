@@ -1,15 +1,21 @@
 //! Reads and replaces the message on the queue `<queue>.owner`. It holds the id of the ledger of the last active worker.
 
-use lapin::Connection;
+use std::time::Duration;
+
+use lapin::message::Delivery;
 use lapin::options::BasicGetOptions;
+use lapin::{Channel, Connection};
+use tokio::time::timeout;
 
 use crate::broker::acker::{ack, nack_requeue};
 use crate::broker::connect::{BrokerError, bounded, open_channel};
 use crate::broker::topology::{owner_queue, short};
-use crate::broker::{CompareOwners, Owners, Properties, Publish};
+use crate::broker::{CompareOwners, Owners, Properties, Publish, PublishError};
 
 /// More ids than the queue ever holds.
 const MAX_OWNERS: usize = 16;
+/// The longest wait for the confirm of an id.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why the owners could not be compared.
 pub(super) enum OwnerError {
@@ -34,26 +40,18 @@ pub(super) async fn take_ownership(
 ) -> Result<(), OwnerError> {
     let queue = owner_queue(queue);
     let channel = open_channel(connection).await?;
-    let mut found = Vec::new();
-    let unusable = loop {
-        let get = channel.basic_get(short(&queue)?, BasicGetOptions::default());
-        match bounded(&format!("read {queue}"), get).await {
-            Ok(Some(message)) if found.len() < MAX_OWNERS => found.push(message.delivery),
-            Ok(_) => break None,
-            Err(error) if matches!(error.code, Some(BrokerError::NOT_FOUND | BrokerError::ACCESS_REFUSED)) => {
-                break Some(error.message);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    };
-    let ids = found.iter().map(|delivery| String::from_utf8_lossy(&delivery.data).into_owned()).collect();
-    let owners = unusable.map_or(Owners::Found(ids), Owners::Unusable);
+    let (found, owners) = read(&channel, &queue).await?;
     let id = ownership
         .compare(owners)
         .await
         .map_err(|error| OwnerError::Unusable(format!("the ledger cannot be used: {error}")))?;
     if let Some(id) = id {
-        let published = publisher.publish(&queue, id.as_bytes(), Properties::default()).await;
+        // RabbitMQ reports that it blocks publishing only after the first message, and confirms that one when it unblocks.
+        let publish = timeout(PUBLISH_TIMEOUT, publisher.publish(&queue, id.as_bytes(), Properties::default()));
+        let published = publish.await.unwrap_or_else(|_| {
+            let seconds = PUBLISH_TIMEOUT.as_secs();
+            Err(PublishError::Unconfirmed(format!("no confirm within {seconds} s; has RabbitMQ blocked publishing?")))
+        });
         published.map_err(|error| {
             OwnerError::Unusable(format!("cannot record the owner of the queue in {queue}: {error}"))
         })?;
@@ -68,4 +66,39 @@ pub(super) async fn take_ownership(
     // Closing the channel returns the messages that are not settled.
     let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
     Ok(())
+}
+
+/// Whether the latest comparison still holds: only the id of this worker's ledger is on the queue, or the ledger proves nothing.
+pub(super) async fn is_owner(
+    connection: &Connection,
+    queue: &str,
+    ownership: &dyn CompareOwners,
+) -> Result<bool, BrokerError> {
+    if !ownership.depends_on_owner() {
+        return Ok(true);
+    }
+    let channel = open_channel(connection).await?;
+    let (_found, owners) = read(&channel, &owner_queue(queue)).await?;
+    // Closing the channel returns the message.
+    let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
+    let id = ownership.id();
+    Ok(matches!(owners, Owners::Found(ids) if !ids.is_empty() && ids.iter().all(|found| *found == id)))
+}
+
+/// Fetches the ids on the queue. They return to it when the channel closes, unless they are settled before.
+async fn read(channel: &Channel, queue: &str) -> Result<(Vec<Delivery>, Owners), BrokerError> {
+    let mut found = Vec::new();
+    loop {
+        let get = channel.basic_get(short(queue)?, BasicGetOptions::default());
+        match bounded(&format!("read {queue}"), get).await {
+            Ok(Some(message)) if found.len() < MAX_OWNERS => found.push(message.delivery),
+            Ok(_) => break,
+            Err(error) if matches!(error.code, Some(BrokerError::NOT_FOUND | BrokerError::ACCESS_REFUSED)) => {
+                return Ok((found, Owners::Unusable(error.message)));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let ids = found.iter().map(|delivery: &Delivery| String::from_utf8_lossy(&delivery.data).into_owned()).collect();
+    Ok((found, Owners::Found(ids)))
 }

@@ -2,6 +2,7 @@
 //! wait. RabbitMQ then delivers every unsettled message again.
 
 mod connection;
+mod ownership;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,7 +19,6 @@ use self::connection::{ConnectionState, ConsumeContext, wait_settled};
 use crate::broker::acker::{nack_requeue, receive};
 use crate::broker::connect::{BrokerError, Connector, LARGE_HEADERS_ADVICE, close, described};
 use crate::broker::inspect::can_reject;
-use crate::broker::owner::{OwnerError, take_ownership};
 use crate::broker::publish_gate::PublishGate;
 use crate::broker::serial::{EndedConnection, RETURNED_COUNT, SUSPICIOUS_COUNT, SerialMode};
 use crate::broker::subscription::Subscription;
@@ -36,11 +36,6 @@ const HEALTHY: Duration = Duration::from_secs(30);
 /// The wait after a message that ended the connection. It does not grow, because the messages behind it wait until RabbitMQ
 /// dead-letters that message.
 const WAIT_IF_UNDELIVERABLE: Duration = Duration::from_millis(100);
-/// The longest time that fetched messages wait until the queue's owners are compared. RabbitMQ ends a consumer that holds a
-/// message for 30 minutes.
-const OWNERSHIP_TIMEOUT: Duration = Duration::from_secs(600);
-/// First and longest wait before the owners are compared again. The first is short: the connection may be about to end.
-const COMPARE_WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// First and longest wait between two test messages that find out whether copies can be published again.
 const PROBE_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -291,7 +286,7 @@ impl Session {
                 Some(received) => received.map_err(|error| described("consuming", &error))?,
                 None => return Err(ended_by_broker()),
             };
-            let count = delivery_count(&received.properties);
+            let count = delivery_count(received.redelivered, &received.properties);
             let is_suspicious = !serial.is_on() && count >= SUSPICIOUS_COUNT && self.prefetch > 1;
             if is_suspicious {
                 // This comes before the owners are compared, because a later message can end the connection during the comparison.
@@ -309,6 +304,8 @@ impl Session {
                     self.ownership.requeued_unseen();
                 }
                 (self.on_change)(ConnectionChange::Active);
+            } else if received.redelivered {
+                self.check_ownership(connection).await?;
             }
             state.delivered += 1;
             if is_suspicious {
@@ -318,33 +315,6 @@ impl Session {
             if serial.delivered() {
                 (self.on_change)(ConnectionChange::Serial(None));
                 return Ok(SubscriptionEnd::Switch(None));
-            }
-        }
-    }
-
-    /// Compares the owners before the first delivery is handed over; false at `stop`. While the ledger or the broker fails,
-    /// this is tried again on the same connection: RabbitMQ counts the end of a connection as a failed delivery of all that it
-    /// fetched.
-    async fn take_ownership(&self, connection: &Connection, stop: &CancellationToken) -> Result<bool, BrokerError> {
-        let queue = &self.connector.config().queue;
-        let (mut backoff, until) = (Backoff::new(COMPARE_WAITS.0, COMPARE_WAITS.1), Instant::now() + OWNERSHIP_TIMEOUT);
-        loop {
-            let compared = take_ownership(connection, queue, &*self.ownership, &*self.publisher).await;
-            let reason = match compared {
-                Ok(()) => {
-                    (self.on_change)(ConnectionChange::Uncompared(None));
-                    return Ok(true);
-                }
-                Err(OwnerError::Broker(error)) => return Err(error),
-                Err(OwnerError::Unusable(reason)) => reason,
-            };
-            if !connection.status().connected() || Instant::now() >= until {
-                return Err(BrokerError { message: reason, code: None });
-            }
-            (self.on_change)(ConnectionChange::Uncompared(Some(reason)));
-            tokio::select! {
-                () = sleep(jittered(backoff.next(), fastrand::f64())) => {}
-                () = stop.cancelled() => return Ok(false),
             }
         }
     }
@@ -360,7 +330,7 @@ impl Session {
         state: &ConnectionState,
         serial: &mut SerialMode,
     ) {
-        if delivery_count(&suspicious.properties) >= RETURNED_COUNT {
+        if delivery_count(suspicious.redelivered, &suspicious.properties) >= RETURNED_COUNT {
             let _ = nack_requeue(&suspicious.acker).await;
             // Serial mode must last until the message arrives again, behind the messages that were already fetched.
             serial.start(self.prefetch + 2);

@@ -174,6 +174,15 @@ impl Ledger for SqliteLedger {
         async move { Ok(self.run(Work::SetAbout(seen, about)).await? == Changed::Done(None)) }.boxed()
     }
 
+    fn ended(&self) -> BoxFuture<'_, ()> {
+        async move {
+            if let Some((operations, _)) = &self.thread {
+                operations.closed().await;
+            }
+        }
+        .boxed()
+    }
+
     fn is_exclusive(&self) -> bool {
         true
     }

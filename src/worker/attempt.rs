@@ -24,8 +24,8 @@ pub(crate) const TOKEN_INFORMATION_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) enum ClaimResult {
     /// The request may be sent.
     Claimed,
-    /// It was not written, or too late: the worker must decide again.
-    Withdrawn,
+    /// It may not be written, or was written too late: the worker must withdraw it and decide again.
+    Failed,
     /// Another worker changed the entry to this one: the worker must decide again.
     Conflict(Option<Entry>),
 }
@@ -86,7 +86,8 @@ impl Worker {
         }
     }
 
-    /// Step 4: claims the message in the ledger. Without a claim no request is sent.
+    /// Step 4: claims the message in the ledger. Without a claim no request is sent. The caller withdraws a claim that it does not
+    /// use, after it has released the token slot.
     pub(super) async fn claim(&self, d: &mut DeliveryContext<'_>, plan: &SendPlan) -> Result<ClaimResult, Abort> {
         let Some(key) = d.key else {
             d.is_possible_duplicate = plan.doubted;
@@ -96,23 +97,18 @@ impl Worker {
         d.open_claim = Some(new.clone());
         let started = Instant::now();
         let change = Change::Claim { expected: plan.expected, new };
-        let claimed = match d.wait(d.deadline, self.recorder.change(&key, &change)).await {
-            Ok(Ok(Changed::Conflict(entry))) => {
+        match d.wait(d.deadline, self.recorder.change(&key, &change)).await? {
+            Ok(Changed::Conflict(entry)) => {
                 d.open_claim = None;
-                return Ok(ClaimResult::Conflict(entry));
+                Ok(ClaimResult::Conflict(entry))
             }
-            Ok(Ok(Changed::Done(entry))) if started.elapsed() <= CLAIM_TO_REQUEST => {
+            Ok(Changed::Done(entry)) if started.elapsed() <= CLAIM_TO_REQUEST => {
                 d.is_possible_duplicate = plan.doubted || entry.is_some_and(|entry| entry.doubted);
                 // The delivery may have been lost during the wait for the ledger.
                 d.aborted().map(|()| ClaimResult::Claimed)
             }
-            Ok(Ok(Changed::Done(_)) | Err(_)) => Ok(ClaimResult::Withdrawn),
-            Err(abort) => Err(abort),
-        };
-        if !matches!(claimed, Ok(ClaimResult::Claimed)) {
-            self.withdraw(d).await;
+            Ok(Changed::Done(_)) | Err(_) => Ok(ClaimResult::Failed),
         }
-        claimed
     }
 
     /// Records that a message is in doubt, before it is dead-lettered or held. Otherwise the ledger may prove that nothing was sent
@@ -125,8 +121,10 @@ impl Worker {
 
     /// Withdraws the claim of a request that was not sent.
     pub(super) async fn withdraw(&self, d: &mut DeliveryContext<'_>) {
-        if let (Some(key), Some(claim)) = (d.key, d.open_claim.take()) {
+        if let (Some(key), Some(claim)) = (d.key, d.open_claim.clone()) {
             let _ = self.recorder.record(key, Change::Withdraw(claim)).await;
+            // Only now: after a panic during the write the claim still counts as open.
+            d.open_claim = None;
         }
     }
 
@@ -166,7 +164,7 @@ impl Worker {
 
     /// Step 6: records how the request ended. If the ledger fails, this is retried in the background.
     pub(super) async fn finish(&self, d: &mut DeliveryContext<'_>, outcome: Outcome) {
-        let (Some(key), Some(claim)) = (d.key, d.open_claim.take()) else { return };
+        let (Some(key), Some(claim)) = (d.key, d.open_claim.clone()) else { return };
         let result = match outcome {
             Outcome::Created => AttemptResult::Created,
             Outcome::Unknown => AttemptResult::InDoubt,
@@ -178,6 +176,8 @@ impl Worker {
             | Outcome::Unavailable => AttemptResult::NotCreated,
         };
         let recorded = self.recorder.record(key, self.finished(&claim, result, d.state.attempts)).await;
+        // Only now: after a panic during the write the claim still counts as open.
+        d.open_claim = None;
         if let (Err(error), AttemptResult::Created) = (recorded, result) {
             self.telemetry.created_unrecorded(d.message.id(), &error);
         }

@@ -74,6 +74,7 @@ impl Worker {
 
     /// The disposition of a message whose processing was interrupted.
     pub(super) async fn aborted(&self, d: &mut DeliveryContext<'_>, abort: Abort) -> Disposition {
+        self.withdraw(d).await;
         match abort {
             Abort::Deadline if self.is_decision_outdated(d).await.unwrap_or(true) => Disposition::Requeue,
             Abort::Deadline => {

@@ -2,7 +2,8 @@
 //! everything that was sent for the queue.
 //!
 //! The queue `<queue>.owner` holds the id of the ledger whose worker consumed last. On each new connection, before the first
-//! delivery is processed, the worker compares that id with its own ledger's id. If they differ, the ledger proves nothing until
+//! delivery is processed, the worker compares that id with its own ledger's id. It compares them again before a message that was
+//! delivered before, because RabbitMQ can give the queue to another worker and back. If they differ, the ledger proves nothing until
 //! the queue is *drained*: a message that was not delivered before has arrived, and everything delivered earlier is settled. If
 //! another worker consumed before, it may still hold messages until it has stopped, so the queue does not count as drained before
 //! `others_hold` has passed. The same applies if the ledger has not changed for so long that it may have forgotten entries of unsettled
@@ -353,6 +354,11 @@ const CONTENDED: &str = "other workers keep changing what the ledger knows about
 impl CompareOwners for Ownership {
     fn compare(&self, owners: Owners) -> BoxFuture<'_, Result<Option<String>, String>> {
         Box::pin(Ownership::compare(self, owners))
+    }
+
+    fn depends_on_owner(&self) -> bool {
+        // Workers that consume at the same time have one ledger. If each reads the owner, the others find the queue empty.
+        self.sees_everything.load(Ordering::SeqCst) && !self.has_others
     }
 
     fn id(&self) -> String {

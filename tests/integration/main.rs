@@ -24,6 +24,7 @@ mod networks;
 mod observe;
 mod operators;
 mod outages;
+mod owners;
 mod path;
 mod sandbox;
 mod secrets;

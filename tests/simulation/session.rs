@@ -44,7 +44,11 @@ impl World {
             };
             process.hang_if_dead().await;
             let Some(delivery) = next else { break };
-            if std::mem::take(&mut is_first) && !self.take_ownership(&process).await {
+            let is_owner = match std::mem::take(&mut is_first) {
+                true => self.take_ownership(&process).await,
+                false => !delivery.message.redelivered || self.is_owner(&process),
+            };
+            if !is_owner {
                 self.checker().met(Situation::Case(Case::OwnerUnknown));
                 self.close(number, &process, &gone);
                 forget(delivery);
@@ -103,6 +107,13 @@ impl World {
         let _ = self.crashes_here(process);
         process.hang_if_dead().await;
         fault.is_none()
+    }
+
+    /// Whether the queue's owner is still this worker's ledger.
+    fn is_owner(&self, process: &WorkerProcess) -> bool {
+        let Some(ownership) = process.ownership() else { return false };
+        let id = ownership.id();
+        !ownership.depends_on_owner() || self.broker().owners == [id]
     }
 
     // Publishing copies.

@@ -7,10 +7,14 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use rusqlite::Connection;
+use tokio::time::timeout;
 
 use super::{FileState, SqliteLedger, inspect};
 use crate::clock::Clock;
@@ -108,6 +112,24 @@ async fn file_ledger_passes_the_suite() {
     .await;
     let path = folder.file("durable");
     durable_suite(async |clock| Arc::new(SqliteLedger::open(&path, LONG_RETENTION, clock).await.unwrap()) as _).await;
+}
+
+#[tokio::test]
+async fn ledger_whose_thread_panicked_has_ended() {
+    let (folder, panics) = (Folder::new(), Arc::new(AtomicBool::new(false)));
+    let clock = {
+        let panics = Arc::clone(&panics);
+        Clock::new(move || {
+            assert!(!panics.load(Ordering::SeqCst), "on purpose");
+            FakeClock::new().now()
+        })
+    };
+    let ledger = SqliteLedger::open(&folder.file("ledger"), LONG_RETENTION, clock).await.unwrap();
+    assert!(ledger.ended().now_or_never().is_none());
+    panics.store(true, Ordering::SeqCst);
+    let error = claim_first(&ledger, 1).await.unwrap_err().to_string();
+    assert!(error.contains("its thread has ended"), "{error}");
+    timeout(Duration::from_secs(10), ledger.ended()).await.unwrap();
 }
 
 proptest! {

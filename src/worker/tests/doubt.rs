@@ -195,6 +195,18 @@ async fn redelivery_without_entry_is_in_doubt_after_another_ledger_until_drained
 }
 
 #[tokio::test(start_paused = true)]
+async fn delivery_count_of_a_publisher_puts_no_first_delivery_in_doubt() {
+    let test = TestWorker::with(&[STRICT], FakeLedger::new(), Clock::new(now));
+    assert!(test.worker.ownership.compare(Owners::Found(vec![])).await.is_ok());
+    let counts = [("x-delivery-count", number(5)), ("x-acquired-count", number(5))];
+    let (first, again) = (with_headers(message("a"), &counts), with_headers(redelivered("b"), &counts));
+    assert_eq!((first.delivery_count(), again.delivery_count()), (0, 5));
+    test.handle(first).await;
+    assert_eq!((test.requests(), test.copies()), (1, vec![]));
+    assert!(test.ledger.about().proves_unsent, "it also drains the queue");
+}
+
+#[tokio::test(start_paused = true)]
 async fn queue_is_drained_only_when_everything_delivered_earlier_is_settled() {
     let test = TestWorker::with(&[], FakeLedger::new(), Clock::new(now));
     assert!(test.worker.ownership.compare(Owners::Found(vec![])).await.is_ok());

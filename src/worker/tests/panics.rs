@@ -1,11 +1,18 @@
 //! Tests of panics: the worker goes on, and the message is settled exactly once.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::fakes::{CrmAnswer, TestWorker, message, redelivered};
-use crate::broker::Message;
+use tracing::subscriber::set_default;
+use tracing_subscriber::fmt::writer::MakeWriterExt as _;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+use super::doubt::dead_letter;
+use super::fakes::{CrmAnswer, FakeLedger, LedgerFailure, PANIC, TestWorker, message, now, redelivered};
+use crate::broker::{CompareOwners as _, Message, Owners};
+use crate::clock::Clock;
 use crate::ledger::KnownResult;
+use crate::observe::logs::captured::Captured;
 
 const RULES: &str = r#"
 [[rules]]
@@ -50,6 +57,18 @@ async fn panic_while_sending_is_poison_and_leaves_the_task_in_doubt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn panic_while_a_result_is_recorded_leaves_the_task_in_doubt() {
+    for panics in [1, 2] {
+        let test = TestWorker::new(&[]).await;
+        test.ledger_fails(&[&[None], &vec![Some(LedgerFailure::Panic); panics][..]].concat());
+        test.handle(message("a")).await;
+        assert_eq!((test.settled(), test.copies()), (vec!["acked"], vec![dead_letter("poison", 1, true)]));
+        let recorded = if panics == 1 { (KnownResult::InDoubt, false, 1) } else { (KnownResult::NotCreated, true, 1) };
+        assert_eq!(test.ledger.result_of("a").await, Some(recorded), "{panics} panics");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn panic_while_settling_requeues_the_message() {
     let test = TestWorker::new(&[("WTW_RETRY_DELAYS", "none")]).await;
     test.crm_answers(&[CrmAnswer::Status(413), CrmAnswer::Status(413)]);
@@ -58,6 +77,22 @@ async fn panic_while_settling_requeues_the_message() {
     assert_eq!((test.settled(), test.copies()), (vec!["requeued"], vec![]));
     test.handle(redelivered("a")).await;
     assert_eq!((test.settled(), test.copies().len()), (vec!["acked"], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_while_a_duplicate_is_reported_settles_the_message() {
+    let test = TestWorker::with(&[], FakeLedger::new(), Clock::new(now));
+    assert!(test.worker.ownership.compare(Owners::Found(vec![])).await.is_ok());
+    let (_captured, panics) = (Captured::start(), AtomicBool::new(true));
+    let writer = move || {
+        assert!(!panics.swap(false, Ordering::SeqCst), "{PANIC}");
+        std::io::sink()
+    };
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer.with_max_level(tracing::Level::WARN));
+    let _guard = set_default(tracing_subscriber::registry().with(layer));
+    test.handle(redelivered("a")).await;
+    assert_eq!((test.settled(), test.requests()), (vec!["acked"], 1));
+    assert_eq!(test.worker.telemetry.counts().possible_duplicates, 1);
 }
 
 #[tokio::test(start_paused = true)]

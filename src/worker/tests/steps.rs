@@ -73,6 +73,26 @@ async fn request_is_not_sent_when_its_claim_took_too_long() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn token_slot_is_free_while_a_claim_is_withdrawn() {
+    for (is_gone, settled) in [(false, "acked"), (true, "requeued")] {
+        let test = TestWorker::new(&[]).await;
+        // The claim is too late after three seconds. The withdrawal also takes three seconds.
+        *test.ledger.takes.lock().unwrap() = Duration::from_secs(3);
+        let looking = async {
+            sleep(Duration::from_secs(2)).await;
+            if is_gone {
+                test.gone.cancel();
+            }
+            sleep(Duration::from_secs(2)).await;
+            assert_eq!((test.worker.gate.token_states()[0].in_use, test.requests()), (0, 0), "gone: {is_gone}");
+            *test.ledger.takes.lock().unwrap() = Duration::ZERO;
+        };
+        tokio::join!(test.handle(message("a")), looking);
+        assert_eq!(test.settled(), [settled]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn withdrawal_that_fails_once_counts_no_attempt_and_leaves_nothing_in_doubt() {
     for strict in [true, false] {
         let test = TestWorker::new(if strict { &[STRICT] } else { &[] }).await;

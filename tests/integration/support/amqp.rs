@@ -3,8 +3,8 @@
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions,
+    BasicQosOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind};
@@ -80,15 +80,24 @@ impl Amqp {
 
     /// Delivers the next message of a queue and returns it to the queue.
     pub(crate) async fn requeue(&self, queue: &str) {
+        let (channel, delivery) = self.hold(queue).await;
+        let requeue = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+        delivery.nack(requeue).await.expect("returned");
+        channel.close(200, "".into()).await.expect("closed");
+    }
+
+    /// Delivers the next message of a queue to a consumer that then ends. The message is unsettled until the channel closes.
+    pub(crate) async fn hold(&self, queue: &str) -> (Channel, Delivery) {
         // A queue with a single active consumer answers no `basic.get`.
         let channel = self._connection.create_channel().await.expect("a channel");
         channel.basic_qos(1, BasicQosOptions::default()).await.expect("a prefetch");
         let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
         let consumed = channel.basic_consume(queue.into(), "".into(), options, arguments).await;
-        let delivery = timeout(WAIT_TIMEOUT, consumed.expect("a consumer").next()).await.expect("in time");
-        let requeue = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-        delivery.expect("a message").expect("a message").nack(requeue).await.expect("returned");
-        channel.close(200, "".into()).await.expect("closed");
+        let mut consumer = consumed.expect("a consumer");
+        let delivery = timeout(WAIT_TIMEOUT, consumer.next()).await.expect("in time");
+        let delivery = delivery.expect("a message").expect("a message");
+        channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await.expect("cancelled");
+        (channel, delivery)
     }
 
     /// Waits for the next message of a queue and takes it.

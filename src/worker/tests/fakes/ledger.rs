@@ -9,6 +9,7 @@ pub(in super::super) enum LedgerFailure {
     NotApplied,
     /// The change is applied, and its answer is lost.
     AnswerLost,
+    Panic,
 }
 
 /// A ledger in memory that fails on request.
@@ -81,6 +82,7 @@ impl Ledger for FakeLedger {
             let takes = *self.takes.lock().unwrap();
             sleep(takes).await;
             let fails = self.fails.lock().unwrap().pop_front().flatten();
+            assert!(fails != Some(LedgerFailure::Panic), "{PANIC}");
             if fails == Some(LedgerFailure::NotApplied) {
                 return Err(LedgerError::new("fake", "it fails", "wait"));
             }
