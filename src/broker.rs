@@ -133,7 +133,7 @@ pub trait CompareOwners: Send + Sync {
     /// The ledger cannot be used, so nothing may be processed.
     fn compare(&self, owners: Owners) -> BoxFuture<'_, Result<Option<String>, String>>;
 
-    /// Whether the ledger proves something that another owner of the queue would disprove.
+    /// Whether what the ledger proves holds only while no other worker consumes the queue.
     fn depends_on_owner(&self) -> bool;
 
     /// The id of this worker's ledger.

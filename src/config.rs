@@ -103,7 +103,7 @@ pub struct BrokerUrl {
     pub shown: String,
 }
 
-/// See [`Broker::topology`].
+/// Whether the worker declares its queues, or only checks that they exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TopologyMode {
     /// Declare the queues.
@@ -221,7 +221,7 @@ impl Priority {
     }
 }
 
-/// See [`Task::unknown_fields`].
+/// What happens to a message with an unknown field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownFields {
     /// The message is refused, with the nearest known name.
@@ -247,7 +247,7 @@ pub struct Retry {
     pub on_unknown: OnUnknown,
 }
 
-/// See [`Retry::on_unknown`].
+/// What happens after an attempt that may have created the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnUnknown {
     /// Send again. A second task is possible.
@@ -286,7 +286,7 @@ pub struct Ledger {
     pub queue: String,
 }
 
-/// See [`Ledger::store`].
+/// The store of the ledger, and its address.
 #[derive(Clone, Debug)]
 pub enum LedgerStore {
     /// `memory:`, forgotten at exit.
@@ -341,7 +341,7 @@ pub struct Log {
     pub level: LogLevel,
 }
 
-/// See [`Log::format`].
+/// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// Lines for people.
@@ -350,7 +350,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// See [`Log::level`].
+/// Which log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
     /// Failures.

@@ -37,7 +37,7 @@ pub struct LastFailure {
 /// Called when the gate closes (with the reason, and why the latest request failed) and opens (none). It must not call the gate.
 pub type OnGateChange = Box<dyn Fn(Option<BlockReason>, Option<&str>) + Send + Sync>;
 
-/// See the module's documentation.
+/// Decides when a request may be sent, and on which token.
 pub struct Gate {
     state: SyncMutex<State>,
     /// Held by the waiting message that is served next.

@@ -154,7 +154,7 @@ pub trait Ledger: Send + Sync {
         Box::pin(async move { self.set_about(about.clone(), about).await.map(drop) })
     }
 
-    /// Waits until the ledger cannot be used again in this process.
+    /// Returns when this process can no longer use the ledger, whatever it tries. By default that never happens.
     fn ended(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::pending())
     }
@@ -165,7 +165,7 @@ pub trait Ledger: Send + Sync {
     /// The number of entries after the latest change by this process. Reads a counter, not the store.
     fn entries(&self) -> u64;
 
-    /// See [`LedgerMetadata::epoch`].
+    /// The current epoch, see [`LedgerMetadata::epoch`].
     fn epoch(&self) -> u32 {
         self.about().epoch
     }

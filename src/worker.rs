@@ -182,7 +182,7 @@ impl Worker {
     async fn process(&self, d: &mut DeliveryContext<'_>) -> Disposition {
         match self.process_steps(d).await {
             Ok(disposition) => disposition,
-            Err(abort) => self.aborted(d, abort).await,
+            Err(abort) => self.after_abort(d, abort).await,
         }
     }
 

@@ -224,7 +224,7 @@ pub(super) async fn can_reject(connection: &Connection, topology: &Topology, mod
     };
     let differing = |name: &str| found.iter().find(|found| found.argument == name).map(|found| &found.actual);
     match differing("x-dead-letter-exchange") {
-        // The worker declares the default exchange and a routing key.
+        // The queue has the default exchange, as the worker declares it. It needs a routing key, too, but not the worker's.
         None => differing("x-dead-letter-routing-key") != Some(&None),
         Some(Some(name)) => exchanges::exists(connection, name).await.unwrap_or(false),
         Some(None) => false,

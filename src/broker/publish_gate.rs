@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
-/// See the module's documentation.
+/// Knows whether RabbitMQ confirms copies.
 #[derive(Debug)]
 pub struct PublishGate {
     closed: watch::Sender<Option<Closed>>,

@@ -17,7 +17,7 @@ const RIGHT_AFTER: Duration = Duration::from_secs(10);
 /// How many connections must end right after delivery.
 const REPEATED: u32 = 2;
 
-/// See the module's documentation. Pure.
+/// Whether serial mode is on, and for how long. Pure.
 #[derive(Debug, Default)]
 pub(super) struct SerialMode {
     left: u16,

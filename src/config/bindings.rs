@@ -182,6 +182,6 @@ fn disagreement(reader: &mut TableReader<'_>, earlier: &[Binding], binding: &Bin
     }
     let is_same = |other: &Binding| Binding { exchange_type: binding.exchange_type, ..other.clone() } == *binding;
     if earlier.iter().any(is_same) {
-        reader.problem("", "is there twice");
+        reader.problem("", "is there twice; remove one of the two");
     }
 }

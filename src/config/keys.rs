@@ -25,7 +25,7 @@ pub struct Key {
     pub is_secret: bool,
 }
 
-/// See [`Key::preset`].
+/// The default of a key.
 #[derive(Clone, Copy, Debug)]
 pub enum Preset {
     /// This text.
@@ -38,7 +38,7 @@ pub enum Preset {
     Absent,
 }
 
-/// See [`Key::kind`].
+/// What a key allows.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// What this text says.

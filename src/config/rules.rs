@@ -50,7 +50,7 @@ pub(super) struct Outside {
     pub(super) written: BTreeMap<&'static str, String>,
 }
 
-/// See [`Events::unmatched`].
+/// What happens to a message that no rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unmatched {
     /// It is dead-lettered as `unmatched`.
@@ -92,7 +92,7 @@ pub struct RuleText {
     pub source: String,
 }
 
-/// See [`RuleText::action`].
+/// What happens to a message that a rule matches.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RuleAction {
     /// A task is sent: a template or a fixed value for each field, by the field's name.
@@ -101,7 +101,7 @@ pub enum RuleAction {
     Skip,
 }
 
-/// Reads `[[rules]]`. Example files are in the folder of `source`. No further file is waited for after `stop`.
+/// Reads `[[rules]]`. Example files are in the folder of `source`. After `stop` it waits for no further file.
 pub(super) fn read(value: Toml, source: &str, problems: &mut Vec<Problem>, stop: &CancellationToken) -> Vec<RuleText> {
     let tables = match tables(value) {
         Ok(tables) => tables,
@@ -294,7 +294,7 @@ pub(super) fn sorted(mut dates: Vec<Date>) -> Vec<Date> {
     dates
 }
 
-/// The problems, if there are any.
+/// The value, or the problems if there are any.
 fn checked<T>(value: T, problems: Vec<Problem>) -> Result<T, Problems> {
     if problems.is_empty() { Ok(value) } else { Err(Problems(problems)) }
 }

@@ -1,6 +1,6 @@
 //! Watches files that are read again while the process runs.
 //!
-//! It compares the content and not the file's time: a ConfigMap is replaced through a link, a single file can be its own
+//! It compares the content and not the file's time. A ConfigMap is replaced through a link, a single file can be its own
 //! mount, and a network file can keep its time.
 
 use std::fmt;
@@ -22,7 +22,8 @@ pub struct WatchedFile {
     path: PathBuf,
     /// The largest file that is read, in bytes.
     limit: u64,
-    in_use: Reading,
+    /// The reading at start, then the latest one that [`FileWatch::changed`] returned.
+    returned: Reading,
 }
 
 /// A digest of the file's text, or of the error when it cannot be read. The secret itself is not kept twice.
@@ -31,7 +32,7 @@ type Reading = [u8; 32];
 impl WatchedFile {
     /// A file of at most `limit` bytes with this text.
     pub(super) fn new(path: &Path, text: &str, limit: u64) -> Self {
-        Self { path: path.to_owned(), limit, in_use: digest(Ok(text)) }
+        Self { path: path.to_owned(), limit, returned: digest(Ok(text)) }
     }
 
     /// Its path.
@@ -79,18 +80,18 @@ impl FileWatch {
     /// two readings agree, so a file that is missing or half written for a moment is ignored.
     pub async fn changed(&mut self) -> Result<String, String> {
         let tries_again = std::mem::take(&mut self.tries_again);
-        let mut last = self.file.in_use;
+        let mut previous = self.file.returned;
         loop {
             sleep(INTERVAL).await;
             let read = self.read().await;
             let reading = digest(read.as_deref().map_err(String::as_str));
-            let is_repeated = reading == self.file.in_use;
-            if reading == last && (tries_again || !is_repeated) {
-                self.file.in_use = reading;
+            let is_repeated = reading == self.file.returned;
+            if reading == previous && (tries_again || !is_repeated) {
+                self.file.returned = reading;
                 self.is_repeated = is_repeated;
                 return read;
             }
-            last = reading;
+            previous = reading;
         }
     }
 

@@ -11,7 +11,7 @@ use crate::retry::{Backoff, jittered};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HalfOpenId(u64);
 
-/// See the module's documentation. `C` is why it can trip.
+/// A circuit breaker. `C` is why it can trip.
 #[derive(Debug)]
 pub struct Breaker<C> {
     tripped: Option<Tripped<C>>,

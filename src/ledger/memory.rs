@@ -12,7 +12,7 @@ use super::{Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, LedgerM
 use crate::clock::Clock;
 use crate::sync::lock;
 
-/// See the module's documentation.
+/// A ledger in memory, which is lost when the process ends.
 pub struct MemoryLedger {
     state: Mutex<State>,
     limits: Limits,

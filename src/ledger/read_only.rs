@@ -6,7 +6,7 @@ use super::{Entry, Key, KeyPrefix, Ledger as _, LedgerError, LedgerMetadata, Lim
 use crate::clock::Clock;
 use crate::config;
 
-/// See the module's documentation.
+/// The ledger of another process, for reading.
 pub struct ReadOnlyLedger(Store);
 
 enum Store {

@@ -49,7 +49,7 @@ pub fn prefix(queue: &str) -> String {
     format!("{PREFIX}{queue}:")
 }
 
-/// See the module's documentation.
+/// A ledger in Redis, which several workers can share.
 pub struct RedisLedger {
     manager: ConnectionManager,
     /// What all its keys begin with.

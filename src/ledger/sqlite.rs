@@ -33,7 +33,7 @@ const QUEUE_CAPACITY: usize = 1024;
 /// The longest wait for an operation, including the disk.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// See the module's documentation.
+/// A ledger in a file, which this process alone writes.
 pub struct SqliteLedger {
     shared: Arc<Shared>,
     /// None only while the ledger is dropped.

@@ -24,9 +24,13 @@ pub(crate) enum Mode {
     Binary(&'static str),
 }
 
-fn media_type(message: &Message) -> String {
-    let content_type = message.properties.content_type().as_ref().map(|text| text.as_str()).unwrap_or_default();
+/// A content type without its parameters, in lower case.
+fn media_type(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn media_type_of(message: &Message) -> String {
+    media_type(message.properties.content_type().as_ref().map(|text| text.as_str()).unwrap_or_default())
 }
 
 /// Refuses several events in one message: one message is one task.
@@ -34,7 +38,7 @@ fn media_type(message: &Message) -> String {
 /// # Errors
 /// It is a batch of CloudEvents.
 pub(crate) fn refuse_batch(message: &Message) -> Result<(), Failure> {
-    match media_type(message).starts_with(BATCH) {
+    match media_type_of(message).starts_with(BATCH) {
         true => Err(invalid("the message is a batch of CloudEvents; publish each event as a message of its own")),
         false => Ok(()),
     }
@@ -45,7 +49,7 @@ pub(crate) fn refuse_batch(message: &Message) -> Result<(), Failure> {
 /// # Errors
 /// An encoding other than JSON, or attributes with both prefixes.
 pub(crate) fn mode(message: &Message) -> Result<Option<Mode>, Failure> {
-    let media_type = media_type(message);
+    let media_type = media_type_of(message);
     if let Some(rest) = media_type.strip_prefix(MEDIA_TYPE) {
         return match rest {
             "+json" | "" => Ok(Some(Mode::Structured)),
@@ -82,7 +86,7 @@ pub(crate) fn text(message: &Message) -> Result<Cow<'_, str>, Failure> {
 
 /// Whether a content type means JSON.
 pub(crate) fn is_json(content_type: &str) -> bool {
-    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let media_type = media_type(content_type);
     media_type.is_empty() || media_type.ends_with("/json") || media_type.ends_with("+json")
 }
 

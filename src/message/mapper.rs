@@ -32,7 +32,7 @@ pub struct Mapper {
     mapping: Mapping,
     unknown_fields: UnknownFields,
     /// The field that the message's reference is appended to.
-    place: ReferencePlace,
+    reference_place: ReferencePlace,
     queue: String,
     operation: String,
     /// None without rules.
@@ -44,7 +44,7 @@ pub struct Mapper {
 pub struct CompiledRules(Rules);
 
 impl CompiledRules {
-    /// See [`Mapper::identity`].
+    /// The digest of everything that decides which id a message gets, see [`Mapper::identity`].
     #[must_use]
     pub fn identity(&self) -> String {
         self.0.identity.to_string()
@@ -112,7 +112,7 @@ impl Mapper {
         let mapper = Self {
             mapping,
             unknown_fields: config.task.unknown_fields,
-            place: config.task.reference,
+            reference_place: config.task.reference,
             queue: config.broker.queue.clone(),
             operation: config.crm.operation.clone().unwrap_or_default(),
             rules: RwLock::new(None),
@@ -211,7 +211,7 @@ impl Mapper {
     /// The reference in the task of a message with this id; `None` if `task.reference` is not set.
     #[must_use]
     pub fn reference(&self, message_id: &str) -> Option<Reference> {
-        (self.place != ReferencePlace::None).then(|| Reference::new(&self.queue, &self.operation, message_id))
+        (self.reference_place != ReferencePlace::None).then(|| Reference::new(&self.queue, &self.operation, message_id))
     }
 
     /// The insert.php body of a task message.
@@ -224,7 +224,7 @@ impl Mapper {
     /// The payload as JSON, with the message's reference where that is configured.
     fn json(&self, mut payload: Payload<'_>, size: usize, message_id: Option<&str>) -> Result<Bytes, Failure> {
         if let Some(reference) = message_id.and_then(|id| self.reference(id)) {
-            payload.append_reference(self.place, reference);
+            payload.append_reference(self.reference_place, reference);
         }
         let mut json = Vec::with_capacity(size + BESIDE_MESSAGE);
         serde_json::to_writer(&mut json, &payload).map_err(|error| unwritable(&error))?;
@@ -271,16 +271,16 @@ impl Mapper {
         let decoded = task::decode(&message, UnknownFields::Reject)?;
         let payload = self.mapping.check(decoded).map_err(|problems| {
             // The fields' values come from the event, and errors of rules never hold them.
-            let lines = problems.iter().map(explained).collect();
+            let lines = problems.iter().map(problem_text).collect();
             Failure::of_problems(Stage::Map, Kind::InvalidTask, lines)
         })?;
         self.json(payload, message.len(), message_id)
     }
 }
 
-/// Describes a problem of a task that a rule created. A rule without a required field is refused at start. So a field that
+/// The text of a problem of a task that a rule created. A rule without a required field is refused at start. So a field that
 /// is missing here has a template that gave an empty text.
-fn explained(problem: &task::FieldProblem) -> String {
+fn problem_text(problem: &task::FieldProblem) -> String {
     let text = problem.without_value();
     match problem.field.as_str() {
         "reminder_date" => text,

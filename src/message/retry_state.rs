@@ -208,7 +208,7 @@ impl RetryState {
     #[must_use]
     pub fn read(message: &Message, queue: Option<&str>) -> (Self, Vec<&'static str>) {
         let mut reader = Reader { message, invalid: Vec::new() };
-        let (exchange, routing_key) = published_to(message, queue);
+        let (exchange, routing_key) = origin_without_our_headers(message, queue);
         let fresh = Self { queue: queue.unwrap_or_default().to_owned(), exchange, routing_key, ..Self::default() };
         if reader.text(QUEUE).is_some_and(|other| queue.is_some_and(|queue| other != queue)) {
             return (fresh, reader.invalid);
@@ -309,10 +309,10 @@ impl RetryState {
     }
 }
 
-/// Where the publisher sent a message without our headers. If RabbitMQ dead-lettered it from `queue`, and a shovel moved it
-/// back through the default exchange, only `x-death` knows. Without a queue the newest entry counts: an older one is about a
-/// queue before the work queue, and the rules never saw that place.
-fn published_to(message: &Message, queue: Option<&str>) -> (String, String) {
+/// The exchange and routing key of a message without our headers. If RabbitMQ dead-lettered it from `queue`, and a shovel
+/// moved it back through the default exchange, only `x-death` has them. Without a queue the newest entry of `x-death` counts:
+/// older entries are about queues before the work queue, and no rule saw their exchanges.
+fn origin_without_our_headers(message: &Message, queue: Option<&str>) -> (String, String) {
     let delivered = (message.exchange.clone(), message.routing_key.clone());
     let is_moved = queue.is_none_or(|queue| message.exchange.is_empty() && message.routing_key == queue);
     let Some(HeaderValue::FieldArray(deaths)) = message.header("x-death").filter(|_| is_moved) else {

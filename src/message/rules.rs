@@ -240,7 +240,7 @@ impl Rules {
         let mut given = Vec::with_capacity(fields.len());
         let mut bad: Vec<(&str, String)> = Vec::new();
         for field in fields {
-            // A field that uses a failed field would only repeat its error.
+            // A field that uses a failed field only repeats its error.
             if field.references.iter().any(|name| bad.iter().any(|(other, _)| other == name)) {
                 continue;
             }

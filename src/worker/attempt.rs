@@ -39,13 +39,13 @@ impl Worker {
         plan: &SendPlan,
     ) -> Result<(TokenSlot, Option<OwnedMutexGuard<()>>), Abort> {
         let acquiring = async {
-            d.aborted()?;
+            d.check_abort()?;
             let suspects = match plan.is_suspect {
                 true => Some(d.wait(d.deadline, self.ids.lock_suspects()).await?),
                 false => None,
             };
             let slot = d.wait(d.deadline, self.gate.acquire()).await?;
-            d.aborted().map(|()| (slot, suspects))
+            d.check_abort().map(|()| (slot, suspects))
         };
         let acquired = acquiring.await;
         if matches!(acquired, Err(Abort::Deadline)) {
@@ -105,14 +105,14 @@ impl Worker {
             Ok(Changed::Done(entry)) if started.elapsed() <= CLAIM_TO_REQUEST => {
                 d.is_possible_duplicate = plan.doubted || entry.is_some_and(|entry| entry.doubted);
                 // The delivery may have been lost during the wait for the ledger.
-                d.aborted().map(|()| ClaimResult::Claimed)
+                d.check_abort().map(|()| ClaimResult::Claimed)
             }
             Ok(Changed::Done(_)) | Err(_) => Ok(ClaimResult::Failed),
         }
     }
 
-    /// Records that a message is in doubt, before it is dead-lettered or held. Otherwise the ledger may prove that nothing was sent
-    /// when the copy arrives later, or when RabbitMQ delivers the message again because its ack was lost.
+    /// Records that a message is in doubt, before it is dead-lettered or held. Its copy arrives later, and RabbitMQ delivers the
+    /// message again if the ack is lost. Without this record, the ledger may then prove that nothing was sent.
     pub(super) async fn record_doubt(&self, d: &DeliveryContext<'_>, plan: &SendPlan) {
         if let (Some(key), true) = (d.key, plan.in_doubt) {
             let _ = self.recorder.record(key, Change::Withdraw(self.new_claim(d, plan))).await;
@@ -183,6 +183,7 @@ impl Worker {
         }
     }
 
+    /// The change that records the result of a claim's request.
     pub(super) fn finished(&self, claim: &NewClaim, result: AttemptResult, attempts: u32) -> Change {
         let (at, epoch) = (self.clock.now(), self.recorder.ledger().epoch());
         Change::Finish { id: claim.claim.id, digest: claim.digest, result, attempts, at, epoch }

@@ -2,7 +2,7 @@
 
 use crate::ledger::{Claim, Digest, Entry, KnownResult, ReplayMark};
 
-/// After this many orphans in a row a message is `poison`: each of the last workers that sent it ended without a result, so the
+/// A message is `poison` after this many orphans in a row. Each of the last workers that sent it ended without a result, so the
 /// message probably ends its worker. A panic also makes a message `poison`: see `after_panic` in `worker.rs`.
 pub const POISON_ORPHANS: u32 = 5;
 
@@ -79,13 +79,15 @@ pub fn decide(entry: Option<&Entry>, is_owner_gone: bool, facts: &DeliveryFacts)
         let attempts = facts.attempts;
         return Decision::Proceed(SendPlan { attempts, in_doubt, doubted, reset, ..SendPlan::default() });
     };
-    // An entry of the current epoch has that request.
+    // If the entry has changed in the current epoch, it includes that request.
     let is_unproven = in_doubt && Some(entry.epoch) != facts.epoch;
     if entry.result == KnownResult::Created {
-        let same = facts.delivered_before || facts.is_copy;
+        let is_same_message = facts.delivered_before || facts.is_copy;
         let has_others_doubt = is_unproven || (facts.is_copy && facts.possibly_created);
         return if entry.digest == facts.digest {
-            Decision::Duplicate { doubted: same && (entry.doubted || (has_others_doubt && facts.others_resend)) }
+            Decision::Duplicate {
+                doubted: is_same_message && (entry.doubted || (has_others_doubt && facts.others_resend)),
+            }
         } else {
             Decision::Conflict
         };
@@ -93,8 +95,8 @@ pub fn decide(entry: Option<&Entry>, is_owner_gone: bool, facts: &DeliveryFacts)
     if let Some(claim) = entry.claim {
         return if is_owner_gone { Decision::Orphaned(claim) } else { Decision::InProgress };
     }
-    // Whether this replay may have been sent before: its count is not above that of the entry's latest replay, and it is that
-    // replay, or RabbitMQ delivered it before.
+    // Whether this replay may have been sent before. If so, its count is not above that of the entry's latest replay. It is
+    // also that replay itself, or RabbitMQ delivered it before.
     let may_have_been_sent = |replay: &ReplayMark| {
         let is_known = |last: &ReplayMark| {
             replay.count <= last.count && (facts.delivered_before || replay.failed_at == last.failed_at)
@@ -114,8 +116,9 @@ pub fn decide(entry: Option<&Entry>, is_owner_gone: bool, facts: &DeliveryFacts)
         return Decision::Proceed(plan);
     }
     // Attempts of earlier deliveries of this message count. Another message with the same id has its own count.
-    let same = facts.delivered_before || facts.is_copy || facts.replay.is_some();
-    let attempts = if same || entry.orphans > 0 { entry.attempts.max(facts.attempts) } else { facts.attempts };
+    let is_same_message = facts.delivered_before || facts.is_copy || facts.replay.is_some();
+    let attempts =
+        if is_same_message || entry.orphans > 0 { entry.attempts.max(facts.attempts) } else { facts.attempts };
     if entry.orphans >= POISON_ORPHANS {
         return Decision::Poison(attempts);
     }

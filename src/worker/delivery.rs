@@ -1,5 +1,4 @@
-//! The delivery that is being processed, with everything known about it. `wait` waits for something, but not beyond the deadline,
-//! a shutdown, or the loss of the delivery.
+//! The delivery that is being processed, and the one function for its waits.
 
 use std::future::Future;
 use std::time::Duration;
@@ -27,6 +26,7 @@ pub(super) enum Abort {
     DeliveryGone,
 }
 
+/// Everything that is known about the delivery that is being processed.
 pub(super) struct DeliveryContext<'a> {
     pub(super) message: &'a Message,
     pub(super) acker: &'a dyn Acker,
@@ -63,6 +63,7 @@ pub(super) struct DeliveryContext<'a> {
 }
 
 impl DeliveryContext<'_> {
+    /// Waits for `future`, but not beyond the deadline, a shutdown, or the loss of the delivery.
     pub(super) async fn wait<T>(&self, deadline: Instant, future: impl Future<Output = T>) -> Result<T, Abort> {
         tokio::select! {
             biased;
@@ -74,7 +75,7 @@ impl DeliveryContext<'_> {
     }
 
     /// Fails if the worker stops, the delivery is lost, or the deadline has passed.
-    pub(super) fn aborted(&self) -> Result<(), Abort> {
+    pub(super) fn check_abort(&self) -> Result<(), Abort> {
         if self.stop.is_cancelled() {
             Err(Abort::Shutdown)
         } else if self.gone.is_cancelled() || !self.acker.is_open() {

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, OwnedMutexGuard};
 use crate::ledger::Key;
 use crate::sync::lock;
 
-/// See the module's documentation.
+/// The ids of the messages that are being processed, each locked by one delivery.
 #[derive(Clone, Default)]
 pub struct InFlightIds(Arc<Shared>);
 

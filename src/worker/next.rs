@@ -73,7 +73,7 @@ impl Worker {
     }
 
     /// The disposition of a message whose processing was interrupted.
-    pub(super) async fn aborted(&self, d: &mut DeliveryContext<'_>, abort: Abort) -> Disposition {
+    pub(super) async fn after_abort(&self, d: &mut DeliveryContext<'_>, abort: Abort) -> Disposition {
         self.withdraw(d).await;
         match abort {
             Abort::Deadline if self.is_decision_outdated(d).await.unwrap_or(true) => Disposition::Requeue,
@@ -86,11 +86,11 @@ impl Worker {
         }
     }
 
-    /// Whether only RabbitMQ's flag `redelivered` says that another worker may have sent the message; none if the ledger cannot be
-    /// read.
+    /// Whether a message that was delivered before needs a new decision; none if the ledger cannot be read.
     ///
-    /// This is true if the worker has not decided yet, or if the ledger has lost entries since the decision. A copy does not have
-    /// the flag. So the message must not be held, and its dead letter must be marked as possibly created.
+    /// This is true if the worker has not decided yet, or if the ledger has lost entries since the decision. Then only RabbitMQ's
+    /// flag `redelivered` says that another worker may have sent the message, and a copy does not have the flag. So the message must
+    /// not be held, and its dead letter must be marked as possibly created.
     pub(super) async fn is_decision_outdated(&self, d: &DeliveryContext<'_>) -> Option<bool> {
         if !d.message.was_delivered_before() || d.attempts_made > 0 {
             return Some(false);
@@ -111,8 +111,8 @@ impl Worker {
         delay.map_or(Disposition::Hold, |delay| Disposition::Retry(self.schedule.at_least(delay, hint)))
     }
 
-    /// Why the message is dead-lettered instead of sent, although the gate is open: it is in doubt in strict mode, too old, or
-    /// has no attempts left.
+    /// Why the message is dead-lettered instead of sent, although the gate is open. It is in doubt in strict mode, too old, or has
+    /// no attempts left.
     pub(super) fn reason_not_to_send(&self, d: &DeliveryContext<'_>, plan: &SendPlan) -> Option<Failure> {
         let now = self.clock.now();
         let age = |at: jiff::Timestamp| Duration::try_from(now.duration_since(at)).ok();

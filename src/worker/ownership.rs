@@ -3,11 +3,12 @@
 //!
 //! The queue `<queue>.owner` holds the id of the ledger whose worker consumed last. On each new connection, before the first
 //! delivery is processed, the worker compares that id with its own ledger's id. It compares them again before a message that was
-//! delivered before, because RabbitMQ can give the queue to another worker and back. If they differ, the ledger proves nothing until
-//! the queue is *drained*: a message that was not delivered before has arrived, and everything delivered earlier is settled. If
-//! another worker consumed before, it may still hold messages until it has stopped, so the queue does not count as drained before
-//! `others_hold` has passed. The same applies if the ledger has not changed for so long that it may have forgotten entries of unsettled
-//! messages.
+//! delivered before, because RabbitMQ can give the queue to another worker and back.
+//!
+//! If the ids differ, the ledger proves nothing until the queue is *drained*. That is when a message that was not delivered before
+//! has arrived, and everything delivered earlier is settled. If another worker consumed before, it may still hold messages until it
+//! has stopped. So the queue does not count as drained before `others_hold` has passed. The ledger also proves nothing until then if
+//! it has not changed for so long that it may have forgotten entries of unsettled messages.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -46,7 +47,7 @@ pub struct ProofConditions {
     pub retention: Duration,
 }
 
-/// See the module's documentation.
+/// Knows whether the ledger proves that a message without an entry was never sent.
 pub struct Ownership {
     ledger: Arc<dyn Ledger>,
     /// The digest of what the rules' message ids are made from: see [`LedgerMetadata::identities`].

@@ -17,7 +17,7 @@ const RETRY_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration:
 /// How often the ledger is checked, so that a worker without messages notices its failure.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// See the module's documentation.
+/// Reads and writes the ledger, and closes the gate while it fails.
 pub struct Recorder {
     ledger: Arc<dyn Ledger>,
     gate: Arc<Gate>,

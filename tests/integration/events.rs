@@ -81,8 +81,8 @@ pub(crate) async fn succeeds(command: &mut Command, bound: Duration) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Runs the publisher of this name from the page against a topic exchange: it fails with this error while no queue is bound,
-/// and succeeds when the work queue is.
+/// Runs the publisher of this name from the page against a topic exchange. It fails with `error` while no queue is bound, and
+/// succeeds when the work queue is.
 async fn publishes(library: &str, error: &str) {
     let rig = Rig::new(&format!("publisher.{library}")).await;
     let exchange = format!("{}.events", rig.queue);

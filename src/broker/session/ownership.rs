@@ -19,8 +19,8 @@ const COMPARE_WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration
 
 impl Session {
     /// Compares the owners before the first delivery is handed over; false at `stop`. While the ledger or the broker fails,
-    /// this is tried again on the same connection: RabbitMQ counts the end of a connection as a failed delivery of all that it
-    /// fetched.
+    /// this is tried again on the same connection. RabbitMQ counts the end of a connection as a failed delivery of each message
+    /// that was fetched on it.
     pub(super) async fn take_ownership(
         &self,
         connection: &Connection,
@@ -53,12 +53,13 @@ impl Session {
         }
     }
 
-    /// Finds out, before a message that was delivered before is handed over, whether another worker consumed the queue since the
-    /// owners were compared. After a network partition RabbitMQ can give the queue back on the same connection (`rabbit_fifo`:
+    /// Checks that no other worker has consumed the queue since the owners were compared. This comes before a message that was
+    /// delivered before. After a network partition RabbitMQ can give the queue back on the same connection (`rabbit_fifo`:
     /// `noconnection`).
     ///
     /// # Errors
-    /// It did. The next connection compares the owners, and everything that this one holds is returned.
+    /// Another worker may have consumed it, or RabbitMQ does not answer. The next connection compares the owners, and everything
+    /// that this one holds is returned.
     pub(super) async fn check_ownership(&self, connection: &Connection) -> Result<(), BrokerError> {
         if is_owner(connection, &self.connector.config().queue, &*self.ownership).await? {
             return Ok(());

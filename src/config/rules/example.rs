@@ -34,7 +34,7 @@ pub struct Example {
     pub expected: Expected,
 }
 
-/// See [`Example::expected`].
+/// The expected result of an example.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expected {
     /// A task with at least these fields, and with this message id if one is given.

@@ -39,7 +39,8 @@ pub(super) enum Work {
     /// Answers with [`Changed::Done`].
     Get(Key),
     Change(Key, Change),
-    /// Answers with [`Changed::Conflict`] if the first one is not what the ledger knows about itself. The second one replaces it.
+    /// Replaces what the ledger knows about itself: the first value by the second. If it does not have the first value, the answer
+    /// is [`Changed::Conflict`].
     SetAbout(LedgerMetadata, LedgerMetadata),
 }
 

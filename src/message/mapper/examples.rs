@@ -20,7 +20,7 @@ use crate::suggest::suggest;
 const NOW: Timestamp = Timestamp::constant(1_767_261_600, 0);
 /// The longest value that a difference quotes, in bytes.
 const MAX_SHOWN: usize = 300;
-/// How much of it stands before the first difference, in bytes.
+/// How much of a long value is quoted before the first difference, in bytes.
 const BEFORE: usize = 60;
 
 /// Runs every example and returns the failures.

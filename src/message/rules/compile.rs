@@ -20,7 +20,7 @@ use crate::suggest::suggest;
 const STACK: usize = 64 << 20;
 
 /// A template that contains one of these can depend on the time zone and the holidays.
-const DATES: [&str; 6] = ["|", "now", "published_at", "timestamp", "headers", "ce"];
+const SIGNS_OF_DATES: [&str; 6] = ["|", "now", "published_at", "timestamp", "headers", "ce"];
 
 /// Compiles all rules.
 pub(super) fn rules(events: &Events, task: &config::Task, timezone: &TimeZone) -> Result<Rules, Vec<Problem>> {
@@ -56,7 +56,7 @@ fn digests(events: &Events, timezone: &TimeZone) -> (Arc<str>, Arc<str>) {
     };
     let mut choices: Vec<String> = events.rules.iter().map(choice).collect();
     let texts = || events.rules.iter().flat_map(|rule| rule.when.iter().chain(&rule.message_id));
-    if texts().any(|text| DATES.iter().any(|name| text.contains(name))) {
+    if texts().any(|text| SIGNS_OF_DATES.iter().any(|name| text.contains(name))) {
         choices.push(format!("{:?}", (timezone.iana_name(), &events.holidays)));
     }
     let rest = events.rules.iter().map(|rule| format!("{:?}", (&rule.name, &rule.action)));

@@ -26,7 +26,7 @@ pub(super) fn try_on(condition: &Template, context: &Context) -> Result<Conditio
     };
     let mut decided = node;
     let result = decide(&mut condition.evaluation(context), node, &mut decided);
-    let value = result.map_err(|trouble| condition.explain(&trouble))?;
+    let value = result.map_err(|error| condition.explain(&error))?;
     let part = condition.piece(decided.start, decided.end);
     match value {
         Value::Bool(true) => Ok(ConditionResult::True),

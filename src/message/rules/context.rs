@@ -50,7 +50,7 @@ pub(super) struct Variables<'a> {
     headers: OnceCell<Value>,
     properties: OnceCell<Value>,
     cloud_event: OnceCell<Value>,
-    /// The CloudEvent without its data, for which no body is read in binary mode.
+    /// The CloudEvent without its data. In binary mode these are headers, so no body is read.
     attributes: OnceCell<Value>,
 }
 
@@ -148,21 +148,21 @@ impl<'a> Variables<'a> {
         Some(Value::from(Moment::new(at, self.calendar)))
     }
 
-    /// The CloudEvent; null for other messages. Its data can be missing if `has_data` is false.
-    fn cloud_event(&self, has_data: bool) -> Result<Value, Failure> {
-        let built = if has_data { &self.cloud_event } else { &self.attributes };
+    /// The CloudEvent; null for other messages. Without `needs_data` its data can be missing.
+    fn cloud_event(&self, needs_data: bool) -> Result<Value, Failure> {
+        let built = if needs_data { &self.cloud_event } else { &self.attributes };
         if let Some(event) = built.get() {
             return Ok(event.clone());
         }
         let event = match event::mode(self.incoming.message)? {
             None => Value::Null,
             Some(Mode::Structured) => structured(self.body()?)?,
-            Some(Mode::Binary(prefix)) => self.binary(prefix, has_data)?,
+            Some(Mode::Binary(prefix)) => self.binary(prefix, needs_data)?,
         };
         Ok(built.get_or_init(|| event).clone())
     }
 
-    fn binary(&self, prefix: &str, has_data: bool) -> Result<Value, Failure> {
+    fn binary(&self, prefix: &str, needs_data: bool) -> Result<Value, Failure> {
         let message = self.incoming.message;
         let mut members = Members::new();
         if let Value::Map(headers) = self.headers() {
@@ -173,7 +173,7 @@ impl<'a> Variables<'a> {
         if let Some(content_type) = content_type {
             members.insert("datacontenttype".into(), Value::text(content_type));
         }
-        if has_data && !message.body.is_empty() {
+        if needs_data && !message.body.is_empty() {
             let data = match event::is_json(content_type.unwrap_or_default()) {
                 true => self.body()?,
                 false => event::text(message).map_or(Value::Bytes, |text| Value::text(&text)),
@@ -200,7 +200,8 @@ impl<'a> Variables<'a> {
             };
             Err(event::invalid(&why))
         };
-        // A source is a URI, so a blank in it was not encoded. The first blank of the id separates the two parts.
+        // A valid source is a URI without blanks, but a publisher may leave one in it. The first blank of the message id must
+        // separate source and event id.
         let id = format!("{} {}", attribute("source")?.replace(' ', "%20"), attribute("id")?);
         Ok(Some(if id.len() > MAX_ID { format!("cloudevent-{:x}", Sha256::digest(&id)) } else { id }))
     }

@@ -50,8 +50,7 @@ impl<'a> Evaluation<'a> {
         match &node.expr {
             Expr::Constant(value) => Ok(value.clone()),
             Expr::Variable(name) => {
-                let absent =
-                    || Value::Missing(Arc::new(MissingValue { offset: node.start, what: MissingKind::Variable(name) }));
+                let absent = || Value::missing(node.start, MissingKind::Variable(name));
                 Ok(self.context.variable(name).unwrap_or_else(absent))
             }
             Expr::Local(name) => Ok(self.local(name, node)),
@@ -123,8 +122,7 @@ impl<'a> Evaluation<'a> {
 
     fn local(&self, name: &str, node: &Node) -> Value {
         let found = self.locals.iter().rev().find(|(known, _)| &**known == name);
-        let absent =
-            || Value::Missing(Arc::new(MissingValue { offset: node.start, what: MissingKind::Name(name.to_owned()) }));
+        let absent = || Value::missing(node.start, MissingKind::Name(name.to_owned()));
         found.map_or_else(absent, |(_, value)| value.clone())
     }
 
@@ -138,7 +136,7 @@ impl<'a> Evaluation<'a> {
         };
         found.unwrap_or_else(|| {
             let what = MissingKind::Member(self.piece(of).to_owned(), holder, name.to_owned());
-            Value::Missing(Arc::new(MissingValue { offset: node.start, what }))
+            Value::missing(node.start, what)
         })
     }
 
@@ -162,22 +160,24 @@ impl<'a> Evaluation<'a> {
                     _ => "| int after it",
                 };
                 let why = format!("a list needs a number in brackets, not a text; write {advice}");
-                return self.step(key, |_| Err(why.into()));
+                return wrong(key, why);
             }
             _ => None,
         };
-        let lookup = || MissingKind::Lookup(self.piece(of).to_owned(), holder.clone(), self.piece(key).to_owned());
-        Ok(found.unwrap_or_else(|| Value::Missing(Arc::new(MissingValue { offset: node.start, what: lookup() }))))
+        Ok(found.unwrap_or_else(|| {
+            let what = MissingKind::Lookup(self.piece(of).to_owned(), holder, self.piece(key).to_owned());
+            Value::missing(node.start, what)
+        }))
     }
 
     /// The error for a key of an object that is not text. `advice` is used if the key is not a constant.
-    fn no_key(&mut self, key: &Node, given: &Value, advice: &str) -> Result<Value, EvaluationError> {
+    fn no_key(&self, key: &Node, given: &Value, advice: &str) -> Result<Value, EvaluationError> {
         let advice = match key.expr {
             Expr::Constant(_) => format!("; write '{}'", self.piece(key)),
             _ => advice.to_owned(),
         };
         let why = format!("the keys of an object are texts, not {}{advice}", given.kind());
-        self.step(key, |_| Err(why.into()))
+        wrong(key, why)
     }
 
     /// `x[from:to]` of a list or a text. A bound beyond its end counts as its end.
@@ -194,7 +194,7 @@ impl<'a> Evaluation<'a> {
             Value::List(entries) => entries.len(),
             other => {
                 let why = format!("a slice is for texts and lists, not for {}", other.kind());
-                return self.step(node, |_| Err(why.into()));
+                return wrong(node, why);
             }
         };
         let from = self.bound(from, length, 0)?;
@@ -223,7 +223,7 @@ impl<'a> Evaluation<'a> {
             }
             value => {
                 let why = format!("a slice needs whole numbers, not {}", value.kind());
-                self.step(part, |_| Err(why.into()))
+                wrong(part, why)
             }
         }
     }
@@ -234,11 +234,11 @@ impl<'a> Evaluation<'a> {
             (Value::Map(members), Value::Text(name)) => members.get(&name).cloned(),
             (Value::Map(_), key) => {
                 let why = format!("get needs a text as the key, not {}", key.kind());
-                return self.step(node, |_| Err(why.into()));
+                return wrong(node, why);
             }
             (value, _) => {
                 let why = format!("get is for objects, not for {}", value.kind());
-                return self.step(node, |_| Err(why.into()));
+                return wrong(node, why);
             }
         };
         match (found, other) {
@@ -253,7 +253,7 @@ impl<'a> Evaluation<'a> {
             Value::Number(number) => self.step(node, |_| Ok(Value::from(number.negated()?))),
             value => {
                 let why = format!("{} is not a number", value.kind());
-                self.step(node, |_| Err(why.into()))
+                wrong(node, why)
             }
         }
     }
@@ -337,6 +337,11 @@ impl<'a> Evaluation<'a> {
 pub(super) fn missing(absent: &MissingValue, node: &Node) -> EvaluationError {
     let fail = FailureReason::Missing(explain::absent(&absent.what));
     EvaluationError { fail, start: absent.offset, end: node.end }
+}
+
+/// The error for a node whose values cannot be used.
+fn wrong<T>(node: &Node, why: String) -> Result<T, EvaluationError> {
+    Err(EvaluationError { fail: why.into(), start: node.start, end: node.end })
 }
 
 /// The position of an index in a list. A negative index counts from the end.

@@ -70,6 +70,7 @@ pub(super) fn syntax(error: &Error, source: &str) -> String {
 
 /// What to write instead of the syntax of another language.
 fn hint(source: &str, offset: usize, is_character: bool) -> Option<&'static str> {
+    /// The wrong text, and the hint. The first one that fits counts, so `==` and `!=` stand before `=` and `!`.
     const HINTS: [(&str, &str); 24] = [
         ("===", "write == or !="),
         ("!==", "write == or !="),

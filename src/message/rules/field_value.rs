@@ -25,8 +25,8 @@ pub(super) fn text(value: &Value) -> Result<Option<String>, &'static str> {
 
 /// Replaces each sequence of white space with one blank.
 fn on_one_line(text: String) -> String {
-    let is_odd = |c: char| c.is_whitespace() && c != ' ';
-    match text.contains(is_odd) || text.contains("  ") {
+    let is_other_space = |c: char| c.is_whitespace() && c != ' ';
+    match text.contains(is_other_space) || text.contains("  ") {
         true => text.split_whitespace().collect::<Vec<_>>().join(" "),
         false => text,
     }

@@ -14,7 +14,7 @@ mod texts;
 pub(super) struct Filter {
     pub(super) name: &'static str,
     pub(super) parameters: &'static [Parameter],
-    pub(super) apply: fn(&mut Work<'_>, &Value, &Arguments<'_>) -> Result<Value, FailureReason>,
+    pub(super) apply: Apply,
 }
 
 type Apply = fn(&mut Work<'_>, &Value, &Arguments<'_>) -> Result<Value, FailureReason>;
@@ -25,11 +25,12 @@ const fn filter(name: &'static str, parameters: &'static [Parameter], apply: App
 
 /// The most characters that `truncate` keeps.
 const MAX_CHARACTERS: i128 = 262_144;
-/// The most digits after the point.
-const DIGITS: i128 = 15;
-const DAYS: i128 = dates::MAX_BUSINESS_DAYS;
+/// The most digits after the point to which `round` rounds.
+const MAX_DIGITS: i128 = 15;
+const MAX_DAYS: i128 = dates::MAX_BUSINESS_DAYS;
 
-const WORK_BY_FUNCTIONS: &[Filter] = &[
+/// The filters that are a function of a value and arguments.
+const FUNCTION_FILTERS: &[Filter] = &[
     filter(
         "datetime",
         &[
@@ -40,7 +41,7 @@ const WORK_BY_FUNCTIONS: &[Filter] = &[
         dates::datetime,
     ),
     filter("add", &[needed("span", ParameterType::Span)], dates::add),
-    filter("add_business_days", &[needed("days", ParameterType::Whole(-DAYS, DAYS))], dates::add_business_days),
+    filter("add_business_days", &[needed("days", ParameterType::Whole(-MAX_DAYS, MAX_DAYS))], dates::add_business_days),
     filter("at", &[needed("time", ParameterType::Time)], dates::at),
     filter("in_timezone", &[needed("timezone", ParameterType::Zone)], dates::in_timezone),
     filter("format", &[needed("form", ParameterType::WrittenForm)], dates::format),
@@ -68,7 +69,7 @@ const WORK_BY_FUNCTIONS: &[Filter] = &[
     filter("min", &[], lists::min),
     filter("replace", &[needed("old", ParameterType::Part), needed("new", ParameterType::Text)], texts::replace),
     filter("reverse", &[], lists::reverse),
-    filter("round", &[optional("precision", ParameterType::Whole(0, DIGITS))], numbers::round),
+    filter("round", &[optional("precision", ParameterType::Whole(0, MAX_DIGITS))], numbers::round),
     filter(
         "sort",
         &[optional("reverse", ParameterType::Flag), optional("attribute", ParameterType::Member)],
@@ -86,14 +87,14 @@ const WORK_BY_FUNCTIONS: &[Filter] = &[
 ];
 
 /// The filters that need more than a value and arguments: the evaluation does their work.
-const WORK_BY_EVALUATION: [&str; 7] = ["d", "default", "map", "reject", "rejectattr", "select", "selectattr"];
+const EVALUATION_FILTERS: [&str; 7] = ["d", "default", "map", "reject", "rejectattr", "select", "selectattr"];
 
 /// The filter of a name.
 pub(super) fn find(name: &str) -> Option<&'static Filter> {
-    WORK_BY_FUNCTIONS.iter().find(|filter| filter.name == name)
+    FUNCTION_FILTERS.iter().find(|filter| filter.name == name)
 }
 
 /// Every filter's name.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    WORK_BY_FUNCTIONS.iter().map(|filter| filter.name).chain(WORK_BY_EVALUATION)
+    FUNCTION_FILTERS.iter().map(|filter| filter.name).chain(EVALUATION_FILTERS)
 }

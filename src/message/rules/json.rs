@@ -30,7 +30,6 @@ fn value(raw: &RawValue, depth: usize) -> Result<Value> {
     Ok(match text.bytes().next() {
         Some(b'{') => {
             let mut members = Members::new();
-            // Of a key given twice the last one counts.
             for (name, raw) in serde_json::from_str::<BTreeMap<String, &RawValue>>(text).map_err(|_| no_character())? {
                 let value = value(raw, depth + 1)?;
                 if !matches!(value, Value::Null) {

@@ -24,7 +24,7 @@ pub(super) struct Moment {
     pub(super) calendar: Arc<Calendar>,
 }
 
-/// See [`Moment`].
+/// The time of a [`Moment`].
 #[derive(Clone, Debug)]
 pub(super) enum At {
     /// The moment in the zone in which it was given.

@@ -9,7 +9,7 @@ use super::filters;
 use super::parameters::Parameter;
 use crate::suggest::suggest;
 
-/// The variables that templates may use, `task`, `now` and `reference` where they are allowed.
+/// The variables that templates may use. `task`, `now` and `reference` are not allowed everywhere.
 pub(super) const VARIABLES: [&str; 11] = [
     "body",
     "headers",
@@ -111,11 +111,12 @@ impl Names {
     }
 
     /// Notes another field of the task.
-    pub(super) fn field(&mut self, name: &str, _: usize) {
+    pub(super) fn field(&mut self, name: &str) {
         self.variables.insert("task");
         self.fields.push(name.to_owned());
     }
 
+    /// Reports an unknown name: the nearest known one, what to write instead, or all known ones.
     pub(super) fn unknown(&mut self, what: &str, name: &str, known: &[&str], offset: usize) {
         let theirs = |(other, _): &&(&str, &str)| *other == name;
         if what == "variable" && ["null", "nil", "undefined"].contains(&name) {
@@ -140,9 +141,9 @@ impl Names {
         self.report(offset, format!("{name} is not a {what}; {hint}"));
     }
 
-    /// `body.closed-at` is a subtraction for the parser.
+    /// Replaces the problems of keys with hyphens: the parser reads `body.closed-at` as a subtraction.
     pub(super) fn explain_hyphens(&mut self, source: &str) {
-        const WORDS: &str = "a key with a hyphen is written in brackets: ";
+        const ADVICE: &str = "a key with a hyphen is written in brackets: ";
         let is_other = |c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-'));
         for problem in &mut self.problems {
             let (before, after) = source.split_at(source.floor_char_boundary(problem.offset));
@@ -150,11 +151,11 @@ impl Names {
             let rest = after.split(is_other).next().unwrap_or_default();
             let is_member = before.strip_suffix(first).is_some_and(|path| path.ends_with('.'));
             if is_member && first.ends_with('-') && problem.message.contains("is not a variable") {
-                problem.message = format!("{WORDS}['{first}{rest}']");
+                problem.message = format!("{ADVICE}['{first}{rest}']");
             }
         }
-        // Each part of a key after its first hyphen was a problem.
-        self.problems.dedup_by(|one, other| one.message == other.message && one.message.starts_with(WORDS));
+        // The parser reads each part after a hyphen as a variable, so a key with several hyphens has several problems.
+        self.problems.dedup_by(|one, other| one.message == other.message && one.message.starts_with(ADVICE));
     }
 }
 
@@ -190,7 +191,7 @@ pub(super) fn listed<'a>(parameters: impl Iterator<Item = &'a Parameter>) -> Str
 }
 
 /// The error for an argument that a filter, test or method does not have.
-pub(super) fn too_much(of: &str, argument: &CallArg<'_>, parameters: &[Parameter]) -> String {
+pub(super) fn no_parameter(of: &str, argument: &CallArg<'_>, parameters: &[Parameter]) -> String {
     let takes = if parameters.is_empty() { "nothing".to_owned() } else { listed(parameters.iter()) };
     match argument {
         CallArg::Kwarg(name, _) => {

@@ -143,12 +143,13 @@ impl<'s> Reader<'s> {
         let is_task = matches!(of, Parsed::Var(variable) if variable.id == "task");
         let of = match is_task && !self.local.iter().any(|local| local == "task") {
             true => {
-                self.names.field(name, offset);
+                self.names.field(name);
                 let span = of.span();
                 Box::new(Node { start: start(span), end: end(span), expr: Expr::Variable("task") })
             }
             false => self.part(of),
         };
+        // `Names::variable` has noted that the data is needed. For another member it is not.
         if matches!(of.expr, Expr::Variable("ce")) && name != "data" && !had_data {
             self.names.variables.remove(EVENT_DATA);
         }
@@ -166,7 +167,7 @@ impl<'s> Reader<'s> {
     }
 
     fn item(&mut self, member: &ast::GetItem<'_>, offset: usize) -> Expr {
-        // A number in quotes may be meant as the position in a list: that is an error, and no absent member.
+        // A number in quotes stays an item: in an object it is a key, and in a list the evaluation refuses it.
         if let Parsed::Const(constant) = &member.subscript_expr
             && let Some(name) = constant.value.as_str()
             && name.parse::<i64>().is_err()
@@ -177,7 +178,8 @@ impl<'s> Reader<'s> {
         Expr::Item(of, self.part(&member.subscript_expr))
     }
 
-    /// `not x`. The parser has the same tree for `x not in y`, which is one comparison here.
+    /// Reads `not x`. The parser gives `x not in y` the same tree as `not x in y`. Here it is one comparison, and the word
+    /// between the operands tells which of the two was written.
     fn negate(&mut self, parsed: &Parsed<'_>) -> Expr {
         let mut inner = self.part(parsed);
         if let Expr::Compare(left, rest) = &mut inner.expr

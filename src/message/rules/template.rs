@@ -120,18 +120,18 @@ impl Template {
                 self.evaluation(context).write(statements, &mut text).map(|()| Value::from(text))
             }
         };
-        result.map_err(|trouble| self.explain(&trouble))
+        result.map_err(|error| self.explain(&error))
     }
 
     /// An error with its column and its piece of the source.
-    pub(super) fn explain(&self, trouble: &EvaluationError) -> FailureReason {
-        let column = Column(&self.source, trouble.start);
-        match &trouble.fail {
+    pub(super) fn explain(&self, error: &EvaluationError) -> FailureReason {
+        let column = Column(&self.source, error.start);
+        match &error.fail {
             FailureReason::Missing(text) => FailureReason::Missing(format!("column {column}: {text}")),
             // The error is about text outside the braces. It has no position.
-            FailureReason::Wrong(why) if trouble.start == trouble.end => FailureReason::Wrong(why.clone()),
+            FailureReason::Wrong(why) if error.start == error.end => FailureReason::Wrong(why.clone()),
             FailureReason::Wrong(why) => {
-                let piece = self.piece(trouble.start, trouble.end);
+                let piece = self.piece(error.start, error.end);
                 FailureReason::Wrong(format!("column {column}: {}", explain::quoting(why, piece)))
             }
         }
@@ -141,8 +141,8 @@ impl Template {
     pub(super) fn unusable(&self, why: &str) -> String {
         match &self.form {
             Form::Whole(node) => {
-                let trouble = EvaluationError { fail: why.into(), start: node.start, end: node.end };
-                self.explain(&trouble).into_text()
+                let error = EvaluationError { fail: why.into(), start: node.start, end: node.end };
+                self.explain(&error).into_text()
             }
             Form::Fixed(_) | Form::Text(_) => why.to_owned(),
         }

@@ -36,7 +36,7 @@ pub(super) struct MissingValue {
     pub(super) what: MissingKind,
 }
 
-/// See [`MissingValue::what`].
+/// The kinds of missing values, with what the error names.
 #[derive(Debug)]
 pub(super) enum MissingKind {
     /// A variable that this message does not have.
@@ -54,6 +54,11 @@ pub(super) enum MissingKind {
 impl Value {
     pub(super) fn text(text: &str) -> Self {
         Self::Text(text.into())
+    }
+
+    /// A missing value that is used at this byte of the template.
+    pub(super) fn missing(offset: usize, what: MissingKind) -> Self {
+        Self::Missing(Arc::new(MissingValue { offset, what }))
     }
 
     /// The text, if the value is a text.

@@ -195,7 +195,7 @@ async fn held_redelivery_is_requeued_if_the_ledger_lost_its_entries_after_the_de
 }
 
 #[tokio::test(start_paused = true)]
-async fn dead_letter_says_possibly_created_if_the_ledger_lost_its_entries_after_the_decision() {
+async fn dead_letter_says_possibly_created_if_entries_were_lost_after_the_decision() {
     for is_lost in [false, true] {
         let test = TestWorker::new(&[("WTW_TASK_MAX_AGE", "1m")]).await;
         let losing = close_and_lose(&test, is_lost).await;

@@ -77,7 +77,7 @@ impl Takeover {
 
     /// Asserts that the worker that takes over sends `unsent`, and that `created` is in doubt. In strict mode each of these messages
     /// is dead-lettered as `unknown`. In the default mode each second task is counted and logged.
-    async fn is_settled_by(&self, successor: Worker, left: Unacked) {
+    async fn assert_settled_by(&self, successor: Worker, left: Unacked) {
         let Unacked { created, unsent } = left;
         let (rig, is_strict) = (&self.rig, self.on_unknown == STRICT);
         let again = if is_strict { 0 } else { created.len() };
@@ -138,7 +138,7 @@ async fn standby_with_a_ledger_of_its_own_creates_no_duplicate_silently() {
         let left = takeover.leave_unacked(&active, 2).await;
         assert_eq!(standby.metric(&settled("created")).await, 0.0, "both are ready, one is active");
         active.process.kill().await;
-        takeover.is_settled_by(standby, left).await;
+        takeover.assert_settled_by(standby, left).await;
     })
     .await;
 }
@@ -154,7 +154,7 @@ async fn worker_that_is_active_again_does_not_trust_its_old_ledger() {
         let again = takeover.worker(&file.url()).await;
         let left = takeover.leave_unacked(&active, 2).await;
         active.process.kill().await;
-        takeover.is_settled_by(again, left).await;
+        takeover.assert_settled_by(again, left).await;
     })
     .await;
 }
@@ -178,7 +178,7 @@ async fn lost_ledger_leaves_unacked_messages_in_doubt() {
                 std::fs::remove_file(file.folder().join("ledger.db")).expect("deleted");
             }
             let successor = takeover.worker(&after).await;
-            takeover.is_settled_by(successor, left).await;
+            takeover.assert_settled_by(successor, left).await;
         }
     })
     .await;
@@ -200,7 +200,7 @@ async fn flushed_redis_leaves_unacked_messages_in_doubt() {
             Some(standby) => standby,
             None => takeover.worker(&redis.url).await,
         };
-        takeover.is_settled_by(successor, left).await;
+        takeover.assert_settled_by(successor, left).await;
     }
 }
 
@@ -223,7 +223,7 @@ async fn redelivered_replay_of_a_killed_worker_is_in_doubt() {
         worker.process.kill().await;
         let successor = takeover.worker(&url).await;
         let left = Unacked { created: ["replayed".to_owned()].into(), unsent: BTreeSet::new() };
-        takeover.is_settled_by(successor, left).await;
+        takeover.assert_settled_by(successor, left).await;
     })
     .await;
 }
@@ -238,7 +238,7 @@ async fn killed_worker_leaves_only_its_open_requests_in_doubt() {
         assert_eq!((left.created.len(), left.unsent.len()), (2, 38));
         worker.process.kill().await;
         let successor = takeover.worker(&file.url()).await;
-        takeover.is_settled_by(successor, left).await;
+        takeover.assert_settled_by(successor, left).await;
     })
     .await;
 }

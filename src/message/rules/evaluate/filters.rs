@@ -1,8 +1,8 @@
-//! Evaluates filters. Of these, only `default` accepts a missing value.
+//! Evaluates filters and tests. Of the filters, only `default` accepts a missing value.
 
 use std::sync::Arc;
 
-use super::{Evaluation, EvaluationError};
+use super::{Evaluation, EvaluationError, wrong};
 use crate::message::rules::filters::Filter;
 use crate::message::rules::operators::Test;
 use crate::message::rules::parameters::Arguments;
@@ -16,7 +16,7 @@ impl Evaluation<'_> {
         self.apply(node, &value, call, &arguments)
     }
 
-    /// Applies a filter, and adds its place in the template to what it returns.
+    /// Applies a filter. If it returns a missing entry or an error, that gets the filter's place in the template.
     fn apply(
         &mut self,
         node: &Node,
@@ -26,9 +26,7 @@ impl Evaluation<'_> {
     ) -> Result<Value, EvaluationError> {
         match (call.what.apply)(&mut self.work, value, arguments) {
             Ok(Value::Missing(absent)) => match absent.what {
-                MissingKind::Entry(which) => {
-                    Ok(Value::Missing(Arc::new(MissingValue { offset: node.start, what: MissingKind::Entry(which) })))
-                }
+                MissingKind::Entry(which) => Ok(Value::missing(node.start, MissingKind::Entry(which))),
                 _ => Ok(Value::Missing(absent)),
             },
             Ok(value) => Ok(value),
@@ -67,7 +65,7 @@ impl Evaluation<'_> {
             }
             other => {
                 let why = format!("{} is not a list", other.kind());
-                self.step(node, |_| Err(why.into()))
+                wrong(node, why)
             }
         }
     }
@@ -113,7 +111,7 @@ impl Evaluation<'_> {
                 None => entry.clone(),
                 Some(path) => entry.at_path(path).cloned().unwrap_or_else(|| {
                     let what = entry.missing_at("an entry of the list", path);
-                    Value::Missing(Arc::new(MissingValue { offset: node.start, what }))
+                    Value::missing(node.start, what)
                 }),
             };
             let holds = match &selection.test {

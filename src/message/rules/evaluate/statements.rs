@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Evaluation, EvaluationError};
+use super::{Evaluation, EvaluationError, wrong};
 use crate::message::rules::tree::{Loop, Node, Stmt, Target};
 use crate::message::rules::value::{Members, Value};
 
@@ -62,7 +62,7 @@ impl Evaluation<'_> {
                     other => other.kind().to_owned(),
                 };
                 let why = format!("{0} names need a list of {0} entries, not {held}", names.len());
-                return self.step(node, |_| Err(why.into()));
+                return wrong(node, why);
             }
         }
         Ok(())
@@ -74,7 +74,7 @@ impl Evaluation<'_> {
             Value::Map(members) => members.keys().map(|name| Value::Text(Arc::clone(name))).collect(),
             other => {
                 let why = format!("for needs a list or an object, not {}", other.kind());
-                return self.step(&inner.list, |_| Err(why.into()));
+                return wrong(&inner.list, why);
             }
         };
         self.step(&inner.list, |work| work.spend(entries.len()))?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::message::rules::explain;
 use crate::message::rules::number::{Arithmetic, Number};
 use crate::message::rules::parameters::Arguments;
-use crate::message::rules::value::{MissingKind, MissingValue, Value};
+use crate::message::rules::value::{MissingKind, Value};
 use crate::message::rules::work::{FailureReason, Work};
 
 /// The entries of a list. Each one costs a step.
@@ -58,7 +58,7 @@ pub(super) fn last(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result
 
 /// The missing entry of an empty list or text.
 fn none(which: &'static str) -> Value {
-    Value::Missing(Arc::new(MissingValue { offset: 0, what: MissingKind::Entry(which) }))
+    Value::missing(0, MissingKind::Entry(which))
 }
 
 pub(super) fn reverse(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, FailureReason> {

@@ -10,8 +10,8 @@ use crate::message::rules::work::{FailureReason, Work, fits};
 const MAX_TRIMMED: usize = 64;
 /// The longest text in which `regex_replace` looks for matches, in bytes.
 const MAX_SEARCHED: usize = 65_536;
-/// A search for a match costs a step for each of these, up to the end of the text: a pattern may read all of it and then
-/// match a short part.
+/// The bytes of the remaining text for which each search costs one step. A pattern may read all of the
+/// remaining text before it matches a short part.
 const SEARCHED_PER_STEP: usize = 2_048;
 
 /// The text of a value, which is read.

@@ -29,7 +29,7 @@ impl Reader<'_> {
         let of = self.part(of);
         match filter.name {
             "default" | "d" => {
-                let [other, also_empty] = self.two("default", &filter.args, DEFAULT, offset);
+                let [other, also_empty] = self.two_arguments("default", &filter.args, DEFAULT, offset);
                 Expr::Default(of, other, also_empty)
             }
             "map" => self.map(of, &filter.args, offset),
@@ -78,7 +78,7 @@ impl Reader<'_> {
     /// `map` takes a member's name, or a filter's.
     fn map(&mut self, of: Part, arguments: &[CallArg<'_>], offset: usize) -> Expr {
         let Some((CallArg::Pos(first), rest)) = arguments.split_first() else {
-            let [attribute, other] = self.two("map", arguments, MEMBERS, offset);
+            let [attribute, other] = self.two_arguments("map", arguments, MEMBERS, offset);
             return match attribute.map(|node| node.expr) {
                 Some(Expr::Constant(Value::Text(path))) => Expr::Members(of, path, other),
                 // That was noted.
@@ -140,7 +140,8 @@ impl Reader<'_> {
         Call { what: test, start: offset, given, pattern: None }
     }
 
-    fn two(
+    /// The arguments for two parameters.
+    fn two_arguments(
         &mut self,
         of: &str,
         arguments: &[CallArg<'_>],
@@ -171,7 +172,7 @@ impl Reader<'_> {
             let is_good = self.names.problems.len() == problems;
             let slot = at.and_then(|at| Some((parameters.get(at)?, given.get_mut(at)?)));
             let Some((parameter, slot)) = slot else {
-                let message = names::too_much(of, argument, parameters);
+                let message = names::no_parameter(of, argument, parameters);
                 self.report(node.start, message);
                 continue;
             };
@@ -211,7 +212,7 @@ impl Reader<'_> {
             }
             CallType::Method(of, "get") => {
                 let of = self.part(of);
-                let [key, other] = self.two("get", &call.args, GET, offset);
+                let [key, other] = self.two_arguments("get", &call.args, GET, offset);
                 if let Some(key) = key {
                     return Expr::Get(of, key, other);
                 }

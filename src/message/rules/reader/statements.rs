@@ -58,7 +58,7 @@ impl Reader<'_> {
         let depth = self.local.len();
         let target = self.target(&parsed.target);
         let filter = parsed.filter_expr.as_ref().map(|filter| self.expression(filter));
-        // In the list and its filter, `loop` is that of the loop outside.
+        // In the list and its filter, `loop` belongs to the outer loop.
         let uses_loop = std::mem::take(&mut self.uses_loop);
         self.local.push("loop".to_owned());
         let body = self.block(&parsed.body);
