@@ -40,7 +40,7 @@ pub struct Args {
     /// Open the body in $VISUAL or $EDITOR before the replay; one message at a time
     #[arg(long, conflicts_with = "set")]
     edit: bool,
-    /// Set a field of the task; can be given several times
+    /// Set a field of the task; can be given several times. Refused with rules: correct the rule and replay, or use --edit
     #[arg(long, value_name = "FIELD=VALUE", value_parser = FieldEdit::parse)]
     set: Vec<FieldEdit>,
     /// Give the message a new id, for an id_conflict; one message at a time
