@@ -166,10 +166,10 @@ fn candidate(
         candidate.digests.push(Digest::of(changed).0);
     }
     let from = context.dead_letters.queues.of(found.source);
-    candidate.refused = match changed {
-        Ok(body) => previewer.preview(&found.message, from, &body, context.now).problems().map(ToOwned::to_owned),
-        Err(why) => Some(why),
-    };
+    match changed {
+        Ok(body) => candidate.note(&previewer.preview(&found.message, from, &body, context.now)),
+        Err(why) => candidate.refused = Some(why),
+    }
     candidate
 }
 
