@@ -8,6 +8,7 @@ mod export;
 mod list;
 mod replay;
 mod restore;
+mod running_rules;
 mod show;
 
 use std::io::Write as _;

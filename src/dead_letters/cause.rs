@@ -2,15 +2,17 @@
 //! values. Pure.
 
 use crate::message::dead_letter::DeadLetter;
-use crate::message::failure::{CUT, shorten};
+use crate::message::failure::{CUT, Kind, shorten};
 
 /// The most bytes of a text that are read.
 const MAX_TEXT_BYTES: usize = 8_192;
 /// Longest cause, in bytes.
 const MAX_CAUSE_BYTES: usize = 200;
+/// Longest routing key in a cause, in bytes.
+const MAX_KEY_BYTES: usize = 80;
 
 /// The cause by which messages are grouped: the CRM's code and words, or else the reason without its values; with the
-/// rule's name in front.
+/// rule's name in front. Of a message that no rule matched: its routing key, and the reasons of the rules with that key.
 #[must_use]
 pub fn of(dead_letter: &DeadLetter, rule: Option<&str>) -> String {
     let named = rule.map_or_else(String::new, |rule| format!("rule {rule}"));
@@ -18,6 +20,9 @@ pub fn of(dead_letter: &DeadLetter, rule: Option<&str>) -> String {
     let cause = match (dead_letter.crm_code, &dead_letter.crm_message) {
         (Some(code), Some(said)) => format!("code {code}: {}", normalised(said)),
         (Some(code), None) => format!("code {code}"),
+        (None, _) if dead_letter.kind == Kind::Unmatched.as_str() => {
+            unmatched(message).unwrap_or_else(|| normalised(message))
+        }
         (None, _) => normalised(message),
     };
     let cause = match rule {
@@ -29,6 +34,23 @@ pub fn of(dead_letter: &DeadLetter, rule: Option<&str>) -> String {
         None => cause,
     };
     shorten(&cause, MAX_CAUSE_BYTES)
+}
+
+/// The cause of `no rule matches (routing key "…"); rule A: …; rule B: …`. Rules whose `routing_key` does not match are left
+/// out: they are the same for all messages with this key.
+fn unmatched(reason: &str) -> Option<String> {
+    let (key, rules) = beginning(reason).strip_prefix("no rule matches (routing key \"")?.split_once("\")")?;
+    let words: Vec<String> = key.split('.').map(normalised).collect();
+    let reasons = rules.split("; rule ").filter_map(|rule| rule.split_once(": "));
+    let reasons = reasons.filter(|(_, why)| !why.starts_with("the routing key does not match "));
+    let reasons = reasons.map(|(name, why)| format!("; rule {name}: {}", normalised(why)));
+    let key = shorten(&words.join("."), MAX_KEY_BYTES);
+    Some(format!("no rule matches (routing key \"{key}\"){}", reasons.collect::<String>()))
+}
+
+/// The part of a text that is read. A dead letter that others put on the queue has no limit.
+fn beginning(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MAX_TEXT_BYTES)).unwrap_or(text)
 }
 
 /// The first field that the reason of a message names: `completion_date: is …`.
@@ -47,8 +69,7 @@ pub fn field(dead_letter: &DeadLetter) -> Option<&str> {
 /// A text without its values: quoted text becomes `"…"`; numbers, ids and dates become `N`.
 #[must_use]
 pub fn normalised(text: &str) -> String {
-    // A dead letter that others put on the queue has no limit.
-    let text = text.get(..text.floor_char_boundary(MAX_TEXT_BYTES)).unwrap_or(text);
+    let text = beginning(text);
     let mut left = String::with_capacity(text.len().min(MAX_CAUSE_BYTES * 2));
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
@@ -204,6 +225,42 @@ mod tests {
             let dead_letter = DeadLetter { message: message.to_owned(), ..DeadLetter::read(&Message::default()) };
             assert_eq!(of(&dead_letter, Some("t2")), cause);
         }
+    }
+
+    #[test]
+    fn cause_of_an_unmatched_message_holds_its_key_and_the_rules_with_that_key() {
+        let other = "rule a: the routing key does not match order.#; ".repeat(50);
+        let rules = |key: &str, why: &str| {
+            format!(
+                "no rule matches (routing key \"{key}\"); {other}rule b2: {why}; rule c: the routing key does not match x"
+            )
+        };
+        let missing = "column 1: body is an object without \"rating\" (has: \"a\"; did you mean \"a\"?)";
+        for (message, cause) in [
+            (
+                rules("ticket.closed", "body.rating < 3 is not true"),
+                "no rule matches (routing key \"ticket.closed\"); rule b2: body.rating < N is not true",
+            ),
+            (
+                rules("ticket.closed.4711", missing),
+                "no rule matches (routing key \"ticket.closed.N\"); rule b2: column N: body is an object without \"…\" (has: \
+                 \"…\"; did you mean \"…\"?)",
+            ),
+            (
+                rules("ticket.created", "the routing key does not match y"),
+                "no rule matches (routing key \"ticket.created\")",
+            ),
+            ("no rule matches (routing key \"\")".to_owned(), "no rule matches (routing key \"\")"),
+            ("lost the 3rd".to_owned(), "lost the N"),
+        ] {
+            let dead_letter =
+                DeadLetter { kind: "unmatched".to_owned(), message, ..DeadLetter::read(&Message::default()) };
+            assert_eq!(of(&dead_letter, None), cause);
+        }
+        let long = rules(&"word.".repeat(5_000), &"word ".repeat(5_000));
+        let dead_letter =
+            DeadLetter { kind: "unmatched".to_owned(), message: long, ..DeadLetter::read(&Message::default()) };
+        assert!(of(&dead_letter, None).len() <= MAX_CAUSE_BYTES);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub struct Filter {
     pub kind: Vec<String>,
     /// With one of these ids.
     pub id: Vec<String>,
-    /// With this normalised cause.
+    /// With this normalised cause, as it is or as `list` prints it.
     pub cause: Option<String>,
     /// That matched this rule.
     pub rule: Option<String>,
@@ -60,7 +60,7 @@ impl Filter {
             |wanted: &Option<String>, held: Option<&str>| wanted.as_deref().is_none_or(|wanted| held == Some(wanted));
         (self.kind.is_empty() || self.kind.iter().any(|kind| **kind == *entry.kind))
             && (self.id.is_empty() || self.id.iter().any(|id| visible::is_shown_as(&entry.id, id)))
-            && same(&self.cause, Some(&entry.cause))
+            && self.cause.as_ref().is_none_or(|cause| visible::is_shown_as(&entry.cause, cause))
             && same(&self.rule, entry.rule.as_deref())
             && same(&self.field, entry.field.as_deref())
             && same(&self.action, entry.action.as_deref())

@@ -67,6 +67,9 @@ pub struct LookedUp {
     pub places: Vec<Location>,
     /// What was read, and what could not be read.
     pub looked: Vec<String>,
+    /// Whether rules are configured.
+    #[serde(skip)]
+    has_rules: bool,
     /// Whether a queue was read.
     #[serde(skip)]
     is_broker_asked: bool,
@@ -105,6 +108,9 @@ impl LookedUp {
             }
             (Some(LedgerResult::NotCreated), None) => {
                 "It was tried and created no task. It waits on the work queue, in a worker, or is gone.".to_owned()
+            }
+            (None, None) if self.has_rules => {
+                format!("{} Or a rule skipped it, or a rule gave it another id.", self.nothing_found())
             }
             (None, None) => self.nothing_found().to_owned(),
         }
@@ -231,6 +237,7 @@ impl DeadLetters {
             ledger_problem: None,
             places: Vec::new(),
             looked: Vec::new(),
+            has_rules: self.config.events.rules_file.is_some() || !self.config.events.rules.is_empty(),
             is_broker_asked: false,
             unread: Vec::new(),
         };

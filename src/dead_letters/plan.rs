@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::ledger_access::{CreationState, LedgerAccess, creation_state};
 use super::list_entry::ListEntry;
+use super::preview::{Preview, Replayed};
 use super::{Source, fetched};
 use crate::count::{either, grouped};
 
@@ -34,6 +35,8 @@ pub struct Candidate {
     pub digests: Vec<[u8; 32]>,
     /// Why the worker refuses its body, if that is known.
     pub refused: Option<String>,
+    /// Whether the rules skip its replay: the worker acks it and sends nothing.
+    pub is_skipped: bool,
     /// Whether somebody found its task in the CRM and checked that off.
     pub is_found_in_crm: bool,
 }
@@ -52,8 +55,15 @@ impl Candidate {
             is_from_broker: entry.source == Source::Broker || entry.kind.starts_with(fetched::BROKER_KIND),
             digests: vec![digest],
             refused: None,
+            is_skipped: false,
             is_found_in_crm: false,
         }
+    }
+
+    /// Notes what the worker does with its replay.
+    pub fn note(&mut self, preview: &Preview) {
+        self.refused = preview.problems().map(ToOwned::to_owned);
+        self.is_skipped = matches!(preview.result, Replayed::Skipped);
     }
 }
 
@@ -135,6 +145,8 @@ pub struct ActionPlan {
     pub tasks: u64,
     /// How many of them the worker refuses again unless they are edited.
     pub refused_again: u64,
+    /// How many of them the rules skip.
+    pub skipped: u64,
     /// How many are left out, by reason, with some of their ids.
     pub excluded: Vec<(ExclusionReason, u64, Vec<Box<str>>)>,
     /// One of the reasons why the worker refuses messages after the edit.
@@ -221,6 +233,11 @@ impl ActionPlan {
                 "of them fails again unless it is edited; its page, or \"show\", says why",
                 "of them fail again unless they are edited; each one's page, or \"show\", says why",
             ),
+            (
+                self.skipped,
+                "of them is skipped by the rules: the worker acks it and creates no task",
+                "of them are skipped by the rules: the worker acks them and creates no tasks",
+            ),
         ];
         let all = all.into_iter().filter(|(count, ..)| *count > 0);
         all.map(|(count, one, many)| format!("{} {}", grouped(count), either(count, one, many))).collect()
@@ -291,14 +308,15 @@ impl Counting {
         plan.replayed_before += u64::from(candidate.replayed_before);
         plan.without_id += u64::from(!candidate.has_id);
         plan.refused_again += u64::from(candidate.refused.is_some());
+        plan.skipped += u64::from(candidate.is_skipped);
         let mut is_first = true;
         if !candidate.has_id {
             let alike = self.without_id.entry(candidate.fingerprint).or_default();
             *alike += 1;
             is_first = *alike == 1;
         }
-        // What the worker refuses costs no call, and identical messages create one task together.
-        plan.tasks += u64::from(candidate.refused.is_none() && is_first);
+        // What the worker refuses or skips costs no call, and identical messages create one task together.
+        plan.tasks += u64::from(candidate.refused.is_none() && !candidate.is_skipped && is_first);
         plan.chosen.push(SelectedMessage {
             fingerprint: candidate.fingerprint,
             id: candidate.id.clone(),
@@ -332,68 +350,4 @@ impl Counting {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn candidate(fingerprint: u128, id: Option<&str>) -> Candidate {
-        Candidate {
-            fingerprint,
-            source: Source::Dead,
-            id: id.unwrap_or("replay-x").into(),
-            has_id: id.is_some(),
-            replayed_before: false,
-            possibly_created: false,
-            is_from_broker: false,
-            digests: vec![[0; 32]],
-            refused: None,
-            is_found_in_crm: false,
-        }
-    }
-
-    #[test]
-    fn plan_of_identical_messages_counts_one_task() {
-        let all = [(1, None), (2, None), (1, None), (1, None), (3, Some("c")), (3, Some("c"))];
-        let plan = ActionPlan::discard(&all.map(|(print, id)| candidate(print, id)));
-        assert_eq!((plan.count(), plan.without_id, plan.alike, plan.tasks), (6, 4, 3, 4));
-    }
-
-    #[tokio::test]
-    async fn plan_leaves_messages_in_doubt_out_and_reports_refused_ones() {
-        let unavailable = LedgerAccess::Unavailable("no ledger".to_owned());
-        let candidates = || {
-            let doubtful = Candidate { possibly_created: true, ..candidate(1, Some("a")) };
-            let refused = Candidate { refused: Some("name: is missing".to_owned()), ..candidate(2, Some("b")) };
-            vec![doubtful, refused, candidate(3, Some("c"))]
-        };
-        let plan = ActionPlan::replay(candidates(), &unavailable, ReplayOptions::default()).await;
-        assert_eq!((plan.count(), plan.in_doubt, plan.ledger_error.as_deref()), (1, 0, Some("no ledger")));
-        assert_eq!(plan.staying(ExclusionReason::InDoubt).0, 1);
-        assert_eq!((plan.staying(ExclusionReason::Refused).0, plan.refused.as_deref()), (1, Some("name: is missing")));
-        let options = ReplayOptions { allows_in_doubt: true, allows_refused: true, has_new_id: false };
-        let plan = ActionPlan::replay(candidates(), &unavailable, options).await;
-        assert_eq!((plan.count(), plan.in_doubt, plan.refused_again), (3, 1, 1));
-    }
-
-    #[tokio::test]
-    async fn replay_of_refused_messages_costs_no_calls() {
-        let unavailable = LedgerAccess::Unavailable("no ledger".to_owned());
-        let refused = |print, id| Candidate { refused: Some("name: is missing".to_owned()), ..candidate(print, id) };
-        let all = vec![refused(1, Some("a")), refused(2, None), refused(2, None), candidate(3, Some("c"))];
-        let options = ReplayOptions { allows_refused: true, ..ReplayOptions::default() };
-        let plan = ActionPlan::replay(all, &unavailable, options).await;
-        assert_eq!((plan.count(), plan.refused_again, plan.tasks), (4, 3, 1));
-        assert!(plan.warnings().iter().any(|line| line.starts_with("1 call of the CRM's")), "{:?}", plan.warnings());
-    }
-
-    #[tokio::test]
-    async fn message_whose_task_somebody_found_is_never_replayed() {
-        let unavailable = LedgerAccess::Unavailable("no ledger".to_owned());
-        let found = Candidate { possibly_created: true, is_found_in_crm: true, ..candidate(1, Some("a")) };
-        let doubtful = Candidate { possibly_created: true, ..candidate(2, Some("b")) };
-        let options = ReplayOptions { allows_in_doubt: true, allows_refused: true, has_new_id: false };
-        let plan = ActionPlan::replay(vec![found, doubtful], &unavailable, options).await;
-        assert_eq!((plan.fingerprints(), plan.staying(ExclusionReason::FoundInCrm).0), (HashSet::from([2]), 1));
-        let discarded = Candidate { is_found_in_crm: true, ..candidate(1, Some("a")) };
-        assert_eq!(ActionPlan::discard(&[discarded]).count(), 1, "it can be discarded");
-    }
-}
+mod tests;

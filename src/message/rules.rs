@@ -312,7 +312,10 @@ fn at(rule: &str, field: &str, text: &str) -> String {
 }
 
 fn unmatched(routing_key: &str, passed: &[(Arc<str>, Reason)]) -> Failure {
-    let reasons = passed.iter().map(|(rule, reason)| format!("rule {rule}: {reason}"));
+    // A dead letter's reason is cut. The rules for this routing key come first, because they say more.
+    let has_other_key = |(_, reason): &&(Arc<str>, Reason)| matches!(reason, Reason::RoutingKey { .. });
+    let (others, near): (Vec<_>, Vec<_>) = passed.iter().partition(has_other_key);
+    let reasons = near.into_iter().chain(others).map(|(rule, reason)| format!("rule {rule}: {reason}"));
     let first = format!("no rule matches (routing key {:?})", shorten(routing_key, MAX_SHOWN));
     Failure::of_problems(Stage::Map, Kind::Unmatched, std::iter::once(first).chain(reasons).collect())
 }

@@ -23,7 +23,10 @@ impl Draft {
         let path = std::env::temp_dir().join(format!("dead-letter-{}.json", uuid::Uuid::now_v7()));
         let written = create_new(&path).and_then(|mut file| file.write_all(body));
         written.map_err(|error| {
-            format!("{}\nWithout an editor, \"--set FIELD=VALUE\" changes single fields.", explain(&path, &error))
+            let why = explain(&path, &error);
+            format!(
+                "{why}\nWithout an editor, use the console. Without rules, \"--set FIELD=VALUE\" changes single fields."
+            )
         })?;
         Ok(Self { path, original: body.to_vec() })
     }
@@ -37,11 +40,18 @@ impl Draft {
         let mut line = editor.clone();
         line.push(" \"$@\"");
         let status = Command::new("sh").arg("-c").arg(line).arg("sh").arg(&self.path).status();
-        let status = status.map_err(|error| format!("the editor cannot be started: {error}"))?;
+        let editor = editor.display();
+        let status = status.map_err(|error| {
+            format!(
+                "the editor {editor} cannot be started: the shell \"sh\", which starts it, cannot be run ({}). Set EDITOR, and run \
+                 this command where there is a shell; or edit the message in the console.",
+                error.kind()
+            )
+        })?;
         if !status.success() {
             return Err(format!(
-                "the editor {} ended with {status}. Set EDITOR, or use \"--set FIELD=VALUE\".",
-                editor.display()
+                "the editor {editor} ended with {status}. Set EDITOR to an editor that is installed here, or edit the message \
+                 in the console. Without rules, \"--set FIELD=VALUE\" changes single fields."
             ));
         }
         std::fs::read(&self.path).map_err(|error| self.kept(&error.to_string()))

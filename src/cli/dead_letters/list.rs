@@ -16,6 +16,7 @@ use crate::dead_letters::group::{Group, Groups};
 use crate::dead_letters::list_entry::{Interner, ListEntry};
 use crate::dead_letters::preview::{Previewer, TaskFacts};
 use crate::message::dead_letter::{DeadLetter, failed_at};
+use crate::visible;
 
 pub(super) const EXAMPLES: &str = "Examples:
   wolkvox-task-worker dead-letters list
@@ -139,7 +140,8 @@ fn group_table(groups: &[Group], noun: &str) -> String {
             &doubtful,
             &seconds(group.oldest),
             &seconds(group.newest),
-            &cell(&group.cause),
+            // Not cut: `--cause` takes what is printed here.
+            &visible::line(&group.cause),
         ));
         let ids: Vec<String> = group.ids.iter().map(|id| cell(id)).collect();
         let more = if group.count > ids.len() as u64 { ", …" } else { "" };
@@ -175,6 +177,24 @@ fn table(dead_letters: &[Listed], noun: &str) -> String {
 mod tests {
     use super::*;
     use crate::broker::Message;
+    use crate::dead_letters::filter::Filter;
+
+    #[test]
+    fn filter_takes_the_cause_that_the_table_shows() {
+        let found = FetchedMessage::new(Source::Dead, Box::default());
+        let cause = format!("code 417: THE OWNER IS {}\u{9b} INACTIVE", "VERY ".repeat(30));
+        let entry = ListEntry { cause: cause.as_str().into(), ..ListEntry::new(&found, &mut Interner::default()) };
+        let mut groups = Groups::default();
+        groups.add(&entry);
+        let table = group_table(&groups.sorted(), "dead letters");
+        let (_, shown) = table.split_once("code 417").unwrap();
+        let shown = format!("code 417{}", shown.lines().next().unwrap());
+        assert!(shown.ends_with("VERY [U+009B] INACTIVE"), "{shown}");
+        for (given, takes) in [(shown.as_str(), true), (cause.as_str(), true), ("code 417", false)] {
+            let filter = Filter { cause: Some(given.to_owned()), ..Filter::default() };
+            assert_eq!(filter.takes(&entry, Timestamp::UNIX_EPOCH, || Cow::Borrowed(b"")), takes, "{given}");
+        }
+    }
 
     #[test]
     fn table_shows_the_task_and_why_a_message_was_discarded() {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::choice::{MissingIds, SelectionArgs, USAGE, set_note};
 use super::draft::{Draft, editor};
+use super::running_rules::warn_if_outdated;
 use super::{CommandContext, ConfirmedAction, failed, finish, warn};
 use crate::cli::{Error, FAILED, print};
 use crate::clock::rfc3339;
@@ -40,7 +41,7 @@ pub struct Args {
     /// Open the body in $VISUAL or $EDITOR before the replay; one message at a time
     #[arg(long, conflicts_with = "set")]
     edit: bool,
-    /// Set a field of the task; can be given several times
+    /// Set a field of the task; can be given several times. Refused with rules: correct the rule and replay, or use --edit
     #[arg(long, value_name = "FIELD=VALUE", value_parser = FieldEdit::parse)]
     set: Vec<FieldEdit>,
     /// Give the message a new id, for an id_conflict; one message at a time
@@ -81,7 +82,7 @@ pub(super) async fn run(context: &CommandContext, args: &Args, sources: &Sources
         has_new_id: args.new_id,
     };
     let plan = ActionPlan::replay(candidates, &ledger, options).await;
-    eprintln!("{}", summary(context, args, &plan, &scanned));
+    print_summary(context, args, &plan, &scanned, previewer.rules().as_deref()).await;
     if plan.count() == 0 {
         let missing = missing.message().map(|missing| format!("\n{missing}")).unwrap_or_default();
         return Err(Error::failed(format!("nothing was replayed{missing}")));
@@ -166,10 +167,10 @@ fn candidate(
         candidate.digests.push(Digest::of(changed).0);
     }
     let from = context.dead_letters.queues.of(found.source);
-    candidate.refused = match changed {
-        Ok(body) => previewer.preview(&found.message, from, &body, context.now).problems().map(ToOwned::to_owned),
-        Err(why) => Some(why),
-    };
+    match changed {
+        Ok(body) => candidate.note(&previewer.preview(&found.message, from, &body, context.now)),
+        Err(why) => candidate.refused = Some(why),
+    }
     candidate
 }
 
@@ -189,6 +190,21 @@ fn message_action(
     });
     let new_id = args.new_id.then(crate::dead_letters::audit::new_action);
     MessageAction::Replay { set: args.set.clone(), body, edited: Edited { note, new_id } }
+}
+
+/// Prints what an operator must know before confirming, and whether the worker uses other rules than this command.
+async fn print_summary(
+    context: &CommandContext,
+    args: &Args,
+    plan: &ActionPlan,
+    scanned: &Scanned,
+    rules: Option<&str>,
+) {
+    eprintln!("{}", summary(context, args, plan, scanned));
+    if let Some(digest) = rules {
+        eprintln!("  rules on disk: {digest}");
+    }
+    warn_if_outdated(context, rules).await;
 }
 
 /// What an operator must know before confirming.

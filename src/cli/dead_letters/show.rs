@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
+use super::running_rules::warn_if_outdated;
 use super::{CommandContext, failed, warn};
 use crate::cli::{Error, json, print};
 use crate::dead_letters::Source;
@@ -87,13 +88,14 @@ pub(super) async fn run(context: &CommandContext, args: &Args) -> Result<ExitCod
             context.dead()
         )));
     }
+    let now = previewer.as_ref().ok().and_then(Previewer::rules);
     if args.json {
         print(&json(&shown)?)?;
     } else {
-        let now = previewer.as_ref().ok().and_then(Previewer::rules);
         let texts: Vec<String> = shown.iter().map(|shown| text(shown, args.full, now.as_deref())).collect();
         print(&texts.join("\n\n"))?;
     }
+    warn_if_outdated(context, now.as_deref()).await;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -171,16 +173,21 @@ fn text(shown: &MessageDetails, full: bool, rules_now: Option<&str>) -> String {
     };
     let (heading, sent) = shown.replay.words();
     let id = shown.replay.message_id.as_deref().map(|id| format!(", with the id {id}")).unwrap_or_default();
-    let next = shown.replay.problems().map(|_| next_step(dead_letter, rules_now.is_some())).unwrap_or_default();
+    let next = |problems| next_step(dead_letter, problems, rules_now.is_some());
+    let next = shown.replay.problems().map(next).unwrap_or_default();
     let replay = format!("{heading}{id}:\n{sent}{next}");
     format!("{}\n\nbody\n{}\n\n{}", lines.join("\n"), visible::lines(&body), visible::lines(&replay))
 }
 
-/// What to do with a message that the worker refuses again.
-fn next_step(dead_letter: &DeadLetter, has_rules: bool) -> String {
+/// What to do with a message that the worker refuses again for these problems.
+fn next_step(dead_letter: &DeadLetter, problems: &str, has_rules: bool) -> String {
     let id = shell_word(dead_letter.id());
     let replay = format!("wolkvox-task-worker dead-letters replay {id}");
     let correct = match (has_rules, field(dead_letter)) {
+        // A batch is refused before any rule is tried.
+        _ if problems.contains("batch of CloudEvents") => {
+            "publish each of its events as a message of its own".to_owned()
+        }
         (true, _) => format!("correct the rule, or the event with: {replay} --edit"),
         (false, Some(field)) => format!("correct the field with: {replay} --set {field}=VALUE"),
         (false, None) => format!("correct the body with: {replay} --edit"),
@@ -215,9 +222,17 @@ mod tests {
         dead_letter.message_id = Some("order 17".to_owned());
         dead_letter.stage = Some("decode".to_owned());
         dead_letter.message = "wolkvox_owner: is missing; a text is required".to_owned();
-        assert!(next_step(&dead_letter, false).contains("replay 'order 17' --set wolkvox_owner=VALUE"));
-        assert!(next_step(&dead_letter, true).contains("correct the rule, or the event with:"));
+        let next = |dead_letter: &DeadLetter, has_rules| next_step(dead_letter, &dead_letter.message, has_rules);
+        assert!(next(&dead_letter, false).contains("replay 'order 17' --set wolkvox_owner=VALUE"));
+        assert!(next(&dead_letter, true).contains("correct the rule, or the event with:"));
         dead_letter.message = "\"a b\": is not a known field".to_owned();
-        assert!(next_step(&dead_letter, false).contains("replay 'order 17' --edit"));
+        assert!(next(&dead_letter, false).contains("replay 'order 17' --edit"));
+        dead_letter.message =
+            "the message is a batch of CloudEvents; publish each event as a message of its own".to_owned();
+        for has_rules in [true, false] {
+            let next = next(&dead_letter, has_rules);
+            assert!(next.starts_with("\nNext: publish each of its events") && !next.contains("correct"), "{next}");
+            assert!(next.ends_with("dead-letters discard 'order 17' --reason TEXT"), "{next}");
+        }
     }
 }

@@ -179,11 +179,10 @@ fn candidates(app: &App, snapshot: &Snapshot, asked: &ActionRequest) -> Result<V
         };
         let detail = snapshot.detail(entry);
         let mut candidate = Candidate::new(entry, detail.as_ref().map(|detail| detail.digest).unwrap_or_default());
-        let whole = detail.filter(|detail| detail.message.body.len() == entry.size as usize);
-        candidate.refused = whole.and_then(|Detail { message, .. }| {
-            let preview = previewer.preview(&message, app.dead_letters.queues.of(entry.source), &message.body, now);
-            preview.problems().map(ToOwned::to_owned)
-        });
+        if let Some(Detail { message, .. }) = detail.filter(|detail| detail.message.body.len() == entry.size as usize) {
+            let from = app.dead_letters.queues.of(entry.source);
+            candidate.note(&previewer.preview(&message, from, &message.body, now));
+        }
         candidate
     };
     let candidate =

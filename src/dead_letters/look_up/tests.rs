@@ -17,6 +17,7 @@ fn not_found(ledger_problem: Option<&str>, is_broker_asked: bool, unread: &[(&st
         ledger_problem: ledger_problem.map(ToOwned::to_owned),
         places: Vec::new(),
         looked: Vec::new(),
+        has_rules: false,
         is_broker_asked,
         unread: Vec::new(),
     };
@@ -38,6 +39,18 @@ fn sentence_says_what_could_not_be_asked() {
     ] {
         assert!(found.sentence().starts_with(sentence), "{}", found.sentence());
     }
+}
+
+#[test]
+fn sentence_about_an_unknown_id_names_the_rules_where_there_are_some() {
+    let unknown = |has_rules| LookedUp { has_rules, proves_unsent: true, ..not_found(None, true, &[]) };
+    let rules = " Or a rule skipped it, or a rule gave it another id.";
+    assert!(
+        unknown(true).sentence().ends_with(&format!("or it never arrived.{rules}")),
+        "{}",
+        unknown(true).sentence()
+    );
+    assert!(!unknown(false).sentence().contains("rule"), "{}", unknown(false).sentence());
 }
 
 #[test]

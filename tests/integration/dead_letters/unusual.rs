@@ -131,3 +131,21 @@ async fn redeclare(rig: &Rig, queue: &str, limit: i64) {
     rig.amqp.delete(queue).await;
     rig.amqp.declare(queue, FieldTable::from(BTreeMap::from(arguments))).await;
 }
+
+#[tokio::test]
+async fn editor_that_cannot_be_started_is_named() {
+    let rig = Rig::new("dead.editor").await;
+    rig.declare_topology().await;
+    rig.put_dead_letter(&task("x"), dead_properties(Some("m-1"), "rejected", "no", &[])).await;
+    for (more, named) in [
+        (&[("EDITOR", "no-such-editor")][..], "the editor no-such-editor ended with exit status: 127. Set EDITOR"),
+        (&[("EDITOR", "vi"), ("PATH", "/nowhere")], "the editor vi cannot be started: the shell \"sh\""),
+    ] {
+        let kept = tool(&rig.env(more), &["replay", "--yes", "--edit", "m-1"]).await;
+        assert_eq!(kept.code, Some(1), "{}", kept.stderr);
+        for part in [named, "Set EDITOR", "nothing was changed"] {
+            assert!(kept.stderr.contains(part), "{part} is not in {}", kept.stderr);
+        }
+        rig.wait_for_dead_letters(1).await;
+    }
+}

@@ -57,8 +57,8 @@ async fn map_tells_invalid_rules_from_failed_examples_by_its_exit_code() {
     let two = "\n[[rules.examples]]\nevent = '{}'\nrouting_key = \"ticket.opened\"\nskipped = true\n";
     let text = format!("{}{two}", first_rules("helpdesk"));
     for (text, code, said) in [
-        (text.clone(), 0, "examples: 3, all as expected"),
-        (text.replace("id_record = \"4711\"", "id_record = \"4712\""), 1, "1 of 3 examples failed"),
+        (text.clone(), 0, "examples: 4, all as expected"),
+        (text.replace("id_record = \"4711\"", "id_record = \"4712\""), 1, "1 of 4 examples failed"),
         (text.replace("body.customer.name", "bdy.x | uper"), 78, "the configuration has 2 problems"),
     ] {
         let file = File::new(&text);

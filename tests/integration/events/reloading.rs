@@ -136,6 +136,35 @@ async fn refused_rules_are_used_once_the_file_of_their_example_is_there() {
     assert_eq!(file_on_page(&worker).await["problem"], Value::Null);
 }
 
+/// `show` and `replay` read the rules on disk. The worker reads rules in the main file only at its start.
+#[tokio::test]
+async fn show_and_replay_say_that_the_worker_uses_other_rules_than_those_on_disk() {
+    let rig = Rig::new("events.outdated").await;
+    let with_name = |name: &str| {
+        let rules = rules(name, "ticket-{{ body.id }}");
+        rules.split("[[rules.examples]]").next().expect("rules").to_owned()
+    };
+    let file = Watched::new(&with_name("{{ body.nme }}"));
+    let worker = rig.worker(&[("WTW_CONFIG", file.path())]).await;
+    rig.publish_with(b"{\"id\": 1, \"name\": \"Call Ana\"}", BasicProperties::default()).await;
+    worker.reaches(&dead_lettered("mapping_failed"), 1.0).await;
+    let env = rig.env(&[("WTW_CONFIG", file.path()), ("WTW_CONSOLE_WORKERS", &worker.admin)]);
+    let says = async |is_outdated: bool| {
+        for args in [&["dead-letters", "show", "ticket-1"][..], &["dead-letters", "replay", "ticket-1", "--dry-run"]] {
+            let ended = run(args, &env, b"").await;
+            assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
+            let warns =
+                ended.stderr.contains("does not use these rules yet") && ended.stderr.contains("Restart the worker");
+            assert_eq!(warns, is_outdated, "{args:?}: {}", ended.stderr);
+        }
+    };
+    says(false).await;
+    file.replace(&with_name("{{ body.name }}"));
+    says(true).await;
+    worker.process.stop().await;
+    says(false).await;
+}
+
 /// No ledger knows the new id of a message that was sent before.
 #[tokio::test]
 async fn redelivered_messages_are_in_doubt_after_a_reload_that_changes_message_ids() {

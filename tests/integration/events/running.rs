@@ -346,6 +346,9 @@ async fn unmatched_dead_letter_gets_its_id_from_the_added_rule() {
     worker.process.stop().await;
     let worker = rig.worker(&[("WTW_CONFIG", file.path())]).await;
     let env = rig.env(&[("WTW_CONFIG", file.path())]);
+    let listed = run(&["dead-letters", "list", "--json"], &env, b"").await;
+    let groups: Value = serde_json::from_str(&listed.stdout).expect("JSON");
+    assert_eq!(groups[0]["cause"], "no rule matches (routing key \"ticket.closed.web\")", "{}", listed.stderr);
     let replayed = run(&["dead-letters", "replay", "--all", "--yes"], &env, b"").await;
     assert_eq!(replayed.code, Some(0), "{} {}", replayed.stdout, replayed.stderr);
     worker.reaches(&settled("already_created"), 1.0).await;

@@ -101,6 +101,11 @@ fn first_matching_rule_is_applied() {
     let failure = routed("b").unwrap_err();
     assert_eq!((failure.kind, failure.stage), (Kind::Unmatched, Stage::Map));
     assert!(failure.message.contains("rule skip: the routing key does not match a.skip; rule r: "), "{failure}");
+    let text = format!("{TWO}{}", rule("routing_key = \"a.#\"\nwhen = \"body.n == 1\"", ""));
+    let other_n = Sample { routing_key: "a.b".to_owned(), ..event("{\"n\": 2}") };
+    let failure = map(&super::mapper(&text), other_n).unwrap_err();
+    let (near, other) = ("rule r: body.n == 1 is not true", "rule skip: the routing key does not match a.skip");
+    assert!(failure.message.ends_with(&format!("{near}; {other}")), "the rule with this key first: {failure}");
     let counts = mapper.counts();
     assert_eq!(counts.iter().map(|counts| (counts.skipped, counts.matched)).collect::<Vec<_>>(), [(1, 0), (0, 1)]);
     assert_eq!(counts[0].last_match, Some(NOW));
