@@ -99,8 +99,11 @@ pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
 fn without_operation(queue: &str, body: &[u8], message_id: Option<&str>) -> String {
     let reference = message_id.map(|id| Reference::new(queue, NO_OPERATION, id).to_string());
     let is_used = reference.is_some_and(|reference| String::from_utf8_lossy(body).contains(&reference));
-    let differs =
-        if is_used { ". The reference in this task differs from the worker's, because it depends on it" } else { "" };
+    let differs = if is_used {
+        ". The reference in this task differs from the worker's, which depends on crm.operation"
+    } else {
+        ""
+    };
     format!("crm.operation is not set: {NO_OPERATION} stands in its place{differs}")
 }
 
