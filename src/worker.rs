@@ -207,7 +207,7 @@ impl Worker {
             };
             let body = match &mapped {
                 Ok(Mapped::Send { body, .. }) => body.clone(),
-                Ok(Mapped::Skip { rule }) => return Ok(Disposition::Skip(rule.clone())),
+                Ok(Mapped::Skip { missing, .. }) => return Ok(Disposition::Skip(missing.clone())),
                 Err(failure) => return Ok(Disposition::DeadLetter(failure.clone())),
             };
             // 3. Token slot
@@ -271,7 +271,7 @@ impl Worker {
                     d.state.message_id.clone_from(message_id);
                 }
             }
-            Ok(Mapped::Skip { rule }) => d.rule.clone_from(rule),
+            Ok(Mapped::Skip { rule, .. }) => d.rule.clone_from(rule),
             Err(failure) => {
                 d.rule.clone_from(&failure.rule);
                 d.state.is_id_open = failure.leaves_id_open() && self.mapper.has_rules();

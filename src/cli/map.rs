@@ -12,10 +12,14 @@ use crate::config::{Config, Sources};
 use crate::json_object::Members;
 use crate::message::failure::Kind;
 use crate::message::mapper::{Explained, Mapped, Mapper};
+use crate::message::reference::Reference;
 use crate::message::retry_state::RetryState;
 use crate::message::sample::Sample;
 use crate::message::task::MAX_BODY;
 use crate::visible;
+
+/// Stands in the place of `crm.operation` if it is not set.
+const NO_OPERATION: &str = "<crm.operation>";
 
 /// Arguments of `map`.
 #[derive(Debug, clap::Args)]
@@ -60,7 +64,7 @@ pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let mut config = load(sources, &[])?;
     // `map` does not need the real operation.
     let has_operation = config.crm.operation.is_some();
-    config.crm.operation.get_or_insert_with(|| "<crm.operation>".to_owned());
+    config.crm.operation.get_or_insert_with(|| NO_OPERATION.to_owned());
     if args.all_examples {
         return all_examples(&config);
     }
@@ -71,12 +75,9 @@ pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
         eprintln!("{}", visible::line(&line));
     }
     match explained.result {
-        Ok(Mapped::Send { body, .. }) => {
+        Ok(Mapped::Send { body, message_id, .. }) => {
             if !has_operation {
-                eprintln!(
-                    "crm.operation is not set: <crm.operation> stands in its place. A reference in this task is not the one that the \
-                     worker writes."
-                );
+                eprintln!("{}", without_operation(&config.broker.queue, &body, message_id.as_deref()));
             }
             print(&visible::json(&pretty(&body).map_err(Error::failed)?))?;
         }
@@ -92,6 +93,18 @@ pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says that the operation is a placeholder; and that the reference is another one, if the body has it.
+fn without_operation(queue: &str, body: &[u8], message_id: Option<&str>) -> String {
+    let reference = message_id.map(|id| Reference::new(queue, NO_OPERATION, id).to_string());
+    let is_used = reference.is_some_and(|reference| String::from_utf8_lossy(body).contains(&reference));
+    let differs = if is_used {
+        ". The reference in this task differs from the worker's, which depends on crm.operation"
+    } else {
+        ""
+    };
+    format!("crm.operation is not set: {NO_OPERATION} stands in its place{differs}")
 }
 
 /// The body with its members in their order, a line for each.
@@ -157,10 +170,12 @@ fn sample(args: &Args) -> Result<Sample, Error> {
     })
 }
 
-/// Which rule is for the message, and why those above it are not.
+/// Which rule is for the message, and why those above it are not. The error about a message that no rule matches lists the
+/// reasons itself.
 fn explanation(explained: &Explained) -> Vec<String> {
-    let mut lines: Vec<String> =
-        explained.passed.iter().map(|(rule, reason)| format!("rule {rule} does not match: {reason}")).collect();
+    let is_unmatched = explained.result.as_ref().is_err_and(|failure| failure.kind == Kind::Unmatched);
+    let passed = explained.passed.iter().filter(|_| !is_unmatched);
+    let mut lines: Vec<String> = passed.map(|(rule, reason)| format!("rule {rule} does not match: {reason}")).collect();
     if let Some(rule) = &explained.chosen {
         lines.push(format!("rule {rule} matches"));
     }

@@ -15,6 +15,8 @@ use super::watch::WatchedFile;
 mod environment;
 mod file;
 
+pub(super) use environment::ENVIRONMENT;
+
 /// The sources of a configuration. It holds secrets, so it cannot be printed.
 #[derive(Default)]
 pub struct Sources {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -11,7 +12,7 @@ use super::address;
 use super::keys::{Key, MAX_DELAYS, MAX_TOKENS};
 use super::parse::{Parsed, Reader, Reported, any, choice, count, duration, duration_within, flag, path, queue, text};
 use super::proxy::Proxy;
-use super::raw::Sources;
+use super::raw::{ENVIRONMENT, Sources};
 use super::rules::{Outside, holiday, sorted};
 use super::{
     Admin, Broker, Config, Crm, Events, Gate, Ledger, LedgerStore, Log, LogFormat, LogLevel, OnUnknown, Priority,
@@ -230,7 +231,13 @@ fn task(reader: &mut Reader<'_>) -> Result<Task, Reported> {
 fn events(reader: &mut Reader<'_>, sources: &Sources) -> Result<Events, Reported> {
     let unmatched = reader.want("events.unmatched", choice([Unmatched::DeadLetter, Unmatched::Skip]));
     let holidays = reader.each("events.holidays", |_, text| holiday(text));
-    let rules_file = reader.read("events.rules_file", path);
+    let source = reader.source("events.rules_file");
+    let rules_file = reader.read("events.rules_file", |key, text| {
+        let file = path(key, text)?;
+        // In the TOML file a relative path counts from its folder, as for `event_file`.
+        let folder = Path::new(&source).parent().filter(|_| !source.starts_with(ENVIRONMENT));
+        Ok(folder.map(|folder| folder.join(&file)).unwrap_or(file))
+    });
     let keys = [("events.unmatched", "unmatched"), ("events.holidays", "holidays")];
     let written = keys.into_iter().map(|(name, key)| (key, reader.source(name)));
     let written = written.filter(|(_, source)| source != "default" && source != "not set").collect();

@@ -184,7 +184,12 @@ const EVERY: &[(&str, &str, &str, &str)] = &[
     ("task.reference", "None", "name", "Name"),
     ("events.unmatched", "DeadLetter", "skip", "Skip"),
     ("events.holidays", "", "2027-05-01,2027-01-01,2027-05-01", "2027-01-01+2027-05-01"),
-    ("events.rules_file", "None", "tests/cases/rules.toml", r#"Some("tests/cases/rules.toml")"#),
+    (
+        "events.rules_file",
+        "None",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/rules.toml"),
+        concat!("Some(\"", env!("CARGO_MANIFEST_DIR"), "/tests/cases/rules.toml\")"),
+    ),
     ("retry.immediate_attempts", "3", "1", "1"),
     ("retry.immediate_initial", "200ms", "1ms", "1ms"),
     ("retry.immediate_max", "5s", "200ms", "200ms"),

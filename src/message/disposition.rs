@@ -1,6 +1,5 @@
 //! What happens to a message after processing.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::message::failure::Failure;
@@ -12,8 +11,9 @@ pub enum Disposition {
     Ack,
     /// Ack: the ledger says that the task was created before.
     AlreadyCreated,
-    /// Ack: nothing is sent, because this rule skips the message or no rule matched.
-    Skip(Option<Arc<str>>),
+    /// Ack: nothing is sent, because a rule skips the message or no rule matched. Holds what conditions compare and the
+    /// message does not have.
+    Skip(Option<Box<str>>),
     /// A copy on the retry queue of this delay.
     Retry(Duration),
     /// A copy on the hold queue: no request could be sent for as long as `gate.hold`.

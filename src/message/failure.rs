@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures_util::{FutureExt as _, TryFutureExt as _};
 
 /// The longest reason in the log, in bytes.
-const MAX_LOGGED: usize = 2_000;
+pub(crate) const MAX_LOGGED: usize = 2_000;
 
 /// The stage at which a message stopped (`x-wtw-error-stage`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

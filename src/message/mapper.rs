@@ -67,6 +67,8 @@ pub enum Mapped {
     Skip {
         /// The rule that skips it; none when no rule matched.
         rule: Option<Arc<str>>,
+        /// What the conditions of the rules above compare and the message does not have; names only.
+        missing: Option<Box<str>>,
     },
 }
 
@@ -252,7 +254,7 @@ impl Mapper {
         };
         let may_skip = !has_matched_before(message, state) && state.dropped.is_empty();
         match rules.apply(incoming, state.message_id.as_deref(), may_skip, trace)? {
-            Applied::Skip { rule } => Ok(Mapped::Skip { rule }),
+            Applied::Skip { rule } => Ok(Mapped::Skip { rule, missing: trace.missing() }),
             Applied::Task { rule, fields, message_id } => {
                 let body = self.task(&fields, message_id.as_deref());
                 let body = body.map_err(|failure| of_rule(failure, &rule).with_id(message_id.as_deref()))?;

@@ -15,7 +15,7 @@ use jiff::tz::TimeZone;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{self, Events, Problem, Unmatched};
-use crate::message::failure::{Failure, Kind, Stage, shorten};
+use crate::message::failure::{Failure, Kind, MAX_LOGGED, Stage, shorten};
 
 mod compile;
 mod condition;
@@ -141,6 +141,16 @@ pub(crate) struct Trace {
     pub(crate) passed: Vec<(Arc<str>, Reason)>,
     /// The rule that matched, also if it failed afterwards.
     pub(crate) chosen: Option<Arc<str>>,
+}
+
+impl Trace {
+    /// The rules whose `when` compares a value that the message does not have, and the names of these values. `None` if there
+    /// are no such rules.
+    pub(crate) fn missing(&self) -> Option<Box<str>> {
+        let missing = self.passed.iter().filter(|(_, reason)| matches!(reason, Reason::Missing(_)));
+        let lines: Vec<String> = missing.map(|(rule, reason)| format!("rule {rule}: {reason}")).collect();
+        (!lines.is_empty()).then(|| shorten(&lines.join("; "), MAX_LOGGED).into())
+    }
 }
 
 impl Rules {

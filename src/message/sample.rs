@@ -8,7 +8,7 @@ use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
 use crate::message::retry_state::string;
 
 /// A header name that sets the property of the same name.
-const CONTENT_TYPE: &str = "content-type";
+pub const CONTENT_TYPE: &str = "content-type";
 
 /// A message that was never published.
 #[derive(Clone, Debug, Default)]

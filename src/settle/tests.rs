@@ -94,7 +94,7 @@ async fn disposition_without_a_copy_publishes_nothing() {
     for (disposition, settlement) in [
         (Disposition::Ack, Settlement::Ack),
         (Disposition::AlreadyCreated, Settlement::Ack),
-        (Disposition::Skip(Some("rule".into())), Settlement::Ack),
+        (Disposition::Skip(None), Settlement::Ack),
         (Disposition::Requeue, Settlement::Requeue),
     ] {
         assert_eq!(settle(&settler, 9, &disposition).await.0, settlement);

@@ -20,6 +20,20 @@ use crate::support::{WAIT_TIMEOUT, eventually, http};
 /// Expressions without data in a healthy worker.
 const RIGHTLY_EMPTY: [&str; 1] = [r#"ALERTS{alertname=~"Wolkvox.*",alertstate="firing"}"#];
 
+/// A rule that passes task messages on, so that the metrics of rules have series.
+const RULES: &str = r#"
+[[rules]]
+name = "task"
+when = "body.name != ''"
+
+[rules.task]
+name = "{{ body.name }}"
+name_module = "{{ body.name_module }}"
+id_record = "{{ body.id_record }}"
+completion_date = "{{ body.completion_date }}"
+wolkvox_owner = "{{ body.wolkvox_owner }}"
+"#;
+
 fn read(file: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)).expect(file)
 }
@@ -92,8 +106,16 @@ async fn prometheus_has_data_for_every_rule_and_panel() {
     let rig =
         Rig::with("pictures", &broker.url, wolkvox_task_worker::sandbox::Options { tokens, ..Crm::options() }).await;
     let ledger = LedgerFile::new();
+    let rules = ledger.folder().join("rules.toml");
+    fs::write(&rules, RULES).expect("written");
+    let (ledger_url, rules) = (ledger.url(), rules.display().to_string());
     // The second token is refused, because one panel shows suspended tokens.
-    let worker = rig.worker(&[("WTW_LEDGER_URL", &ledger.url()), ("WTW_CRM_TOKENS", "demo-token,refused")]).await;
+    let env = [
+        ("WTW_LEDGER_URL", &*ledger_url),
+        ("WTW_CRM_TOKENS", "demo-token,refused"),
+        ("WTW_EVENTS_RULES_FILE", &*rules),
+    ];
+    let worker = rig.worker(&env).await;
     let metrics = broker.metrics.as_deref().expect("a broker with metrics");
     let prometheus = Prometheus::watching(worker.admin.trim_start_matches("http://"), metrics).await;
     // Prometheus counts no increase before its first scrape.

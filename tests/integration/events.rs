@@ -218,16 +218,20 @@ async fn map_shows_which_rule_matched_and_why_others_did_not() {
     assert_eq!(body["fields"]["name"], "Call Ana Gómez about ticket 17");
     assert_eq!(body["operation"], "<crm.operation>", "needs no CRM settings");
     assert!(mapped.stdout.starts_with("{\n  \"operation\""), "in the order in which it is sent: {}", mapped.stdout);
-    let note = "A reference in this task is not the one that the worker writes";
+    let note = "crm.operation is not set: <crm.operation> stands in its place\n";
     for part in ["rule ticket-closed matches", "message id \"ticket-17\"", note] {
         assert!(mapped.stderr.contains(part), "{}", mapped.stderr);
     }
+    let with_reference = [&env[..], &[("WTW_TASK_REFERENCE".to_owned(), "description".to_owned())]].concat();
+    let mapped = run(&args, &with_reference, event.as_bytes()).await;
+    assert!(mapped.stderr.contains("The reference in this task differs from the worker's"), "{}", mapped.stderr);
     let skipped = run(&["map", "--routing-key", "ticket.opened"], &env, b"no JSON").await;
     assert_eq!((skipped.code, skipped.stdout.as_str()), (Some(0), ""));
     assert!(skipped.stderr.contains("rule ticket-closed does not match: the routing key"), "{}", skipped.stderr);
     let unmatched = run(&["map", "--routing-key", "other"], &env, b"{}").await;
     assert_eq!(unmatched.code, Some(1));
     assert!(unmatched.stderr.contains("no rule matches (routing key \"other\")"), "{}", unmatched.stderr);
+    assert_eq!(unmatched.stderr.matches("rule ticket-opened").count(), 1, "each reason once: {}", unmatched.stderr);
     let all = run(&["map", "--all-examples"], &env, b"").await;
     assert_eq!((all.code, all.stdout.as_str()), (Some(0), "rules: 3, examples: 3, all as expected\n"));
     let wrong = File::new(&first_rules("helpdesk").replace("id_record = \"4711\"", "id_record = \"4712\""));

@@ -7,6 +7,7 @@ use crate::broker::bindings::shown;
 use crate::broker::url::vhost;
 use crate::config::{Binding, Config, Example, ExchangeType, RuleAction, RuleText, Scalar};
 use crate::message::rules::pattern;
+use crate::message::sample::CONTENT_TYPE;
 
 const JSON: &str = "application/json";
 
@@ -18,11 +19,19 @@ pub(super) fn document(config: &Config) -> Value {
     let vhost = config.broker.urls.first().map_or_else(|| "/".to_owned(), vhost);
     let queue = &config.broker.queue;
     let all: Vec<&String> = messages.keys().collect();
-    add(&mut channels, &mut operations, "workQueue", work_queue(queue, &vhost, &all), &all);
+    let summary = match config.events.rules.is_empty() {
+        true => "The worker takes the message and creates a task from it.",
+        false => "The worker takes the message. The rule that matches creates a task from it, or skips it.",
+    };
+    let mut add = |name: &str, channel, messages: &[&String]| {
+        channels.insert(name.to_owned(), channel);
+        operations.insert(format!("{name}Receive"), operation(name, messages, summary));
+    };
+    add("workQueue", work_queue(queue, &vhost, &all), &all);
     for (number, binding) in (1..).zip(&config.broker.bindings) {
         let name = format!("exchange{number}");
         let delivered = delivered(binding, &config.events.rules, &all);
-        add(&mut channels, &mut operations, &name, exchange(binding, queue, &vhost, &delivered), &delivered);
+        add(&name, exchange(binding, queue, &vhost, &delivered), &delivered);
     }
     json!({
         "asyncapi": "3.0.0",
@@ -38,34 +47,30 @@ pub(super) fn document(config: &Config) -> Value {
     })
 }
 
-/// The messages that can arrive through a binding: those whose rule is for a routing key that the binding delivers.
+/// The messages that can arrive through a binding: those whose rule is for a routing key that the binding delivers. Where a
+/// rule's examples name exchanges, they arrive through these only.
 fn delivered<'a>(binding: &Binding, rules: &[RuleText], all: &[&'a String]) -> Vec<&'a String> {
     let by_key = matches!(binding.exchange_type, Some(ExchangeType::Topic | ExchangeType::Direct));
     let is_delivered = |rule: &RuleText| {
-        !by_key || rule.routing_key.as_ref().is_none_or(|key| pattern::overlap(key, &binding.routing_key))
+        let mut exchanges =
+            rule.examples.iter().map(|example| &example.exchange).filter(|name| !name.is_empty()).peekable();
+        (exchanges.peek().is_none() || exchanges.any(|name| *name == binding.exchange))
+            && (!by_key || rule.routing_key.as_ref().is_none_or(|key| pattern::overlap(key, &binding.routing_key)))
     };
     let is_listed = |name: &String| rules.iter().find(|rule| rule.name == *name).is_none_or(is_delivered);
     all.iter().copied().filter(|name| is_listed(name)).collect()
 }
 
-fn add(
-    channels: &mut Map<String, Value>,
-    operations: &mut Map<String, Value>,
-    name: &str,
-    channel: Value,
-    all: &[&String],
-) {
-    channels.insert(name.to_owned(), channel);
+fn operation(name: &str, all: &[&String], summary: &str) -> Value {
     let reference = |message: &&String| json!({ "$ref": format!("#/channels/{name}/messages/{message}") });
     let messages: Vec<Value> = all.iter().map(reference).collect();
-    let operation = json!({
+    json!({
         "action": "receive",
         "channel": { "$ref": format!("#/channels/{name}") },
         "messages": messages,
-        "summary": "The worker takes the message and creates a task from it.",
+        "summary": summary,
         "bindings": { "amqp": { "ack": true, "bindingVersion": "0.3.0" } },
-    });
-    operations.insert(format!("{name}Receive"), operation);
+    })
 }
 
 fn listed(all: &[&String]) -> Value {
@@ -133,27 +138,49 @@ fn event(rule: &RuleText) -> Value {
     let text = format!("An event for the rule {}.{route}{condition}{skipped}", rule.name);
     let payload = json!({ "description": "An event in its publisher's shape." });
     let examples: Vec<Value> = rule.examples.iter().filter_map(example).collect();
-    let mut content_types = rule.examples.iter().filter_map(|example| match example.headers.get("content-type") {
-        Some(Scalar::Text(content_type)) => Some(content_type.as_str()),
-        _ => None,
-    });
-    message(&rule.name, &text, content_types.next().unwrap_or(JSON), payload, examples)
+    let content_type = rule.examples.iter().find_map(content_type).unwrap_or(JSON);
+    message(&rule.name, &text, content_type, payload, examples)
 }
 
+/// The property that an example's header `content-type` sets.
+fn content_type(example: &Example) -> Option<&str> {
+    example.headers.iter().find_map(|(name, value)| match value {
+        Scalar::Text(text) if is_content_type(name) => Some(text.as_str()),
+        Scalar::Text(_) | Scalar::Integer(_) | Scalar::Float(_) | Scalar::Boolean(_) => None,
+    })
+}
+
+fn is_content_type(header: &str) -> bool {
+    header.eq_ignore_ascii_case(CONTENT_TYPE)
+}
+
+/// An example. Its headers are those of the message; AsyncAPI has no place for the rest but its summary.
 fn example(given: &Example) -> Option<Value> {
     let payload: Value = serde_json::from_slice(&given.event).ok()?;
-    let headers: Map<String, Value> = given.headers.iter().map(|(name, value)| (name.clone(), shown(value))).collect();
-    match headers.is_empty() {
-        true => Some(json!({ "payload": payload })),
-        false => Some(json!({ "headers": headers, "payload": payload })),
+    let mut example = Map::from_iter([("payload".to_owned(), payload)]);
+    let headers = given.headers.iter().filter(|(name, _)| !is_content_type(name));
+    let headers: Map<String, Value> = headers.map(|(name, value)| (name.clone(), shown(value))).collect();
+    if !headers.is_empty() {
+        example.insert("headers".to_owned(), headers.into());
     }
+    let about = [
+        ("exchange", given.exchange.as_str()),
+        ("routing key", given.routing_key.as_str()),
+        ("content type", content_type(given).unwrap_or_default()),
+    ];
+    let about: Vec<String> =
+        about.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name} {value}")).collect();
+    if !about.is_empty() {
+        example.insert("summary".to_owned(), format!("Published with {}.", about.join(", ")).into());
+    }
+    Some(example.into())
 }
 
 fn message(title: &str, text: &str, content_type: &str, payload: Value, examples: Vec<Value>) -> Value {
     json!({
         "examples": examples,
         "title": title,
-        "description": format!("{text} The AMQP property message_id is the same for every copy of it."),
+        "description": format!("{text} Give every copy of a message the same message_id."),
         "contentType": content_type,
         "payload": payload,
         "bindings": { "amqp": { "bindingVersion": "0.3.0" } },

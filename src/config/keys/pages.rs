@@ -119,7 +119,8 @@ pub fn explain(name: &str) -> Result<String, String> {
         return Ok(explained(key));
     }
     let section = name.trim_matches(['[', ']']);
-    if let Some((name, text)) = LISTS.iter().find(|(known, _)| *known == section) {
+    let is_list = |known: &str| known == section || known.strip_prefix("broker.") == Some(section);
+    if let Some((name, text)) = LISTS.iter().find(|(known, _)| is_list(known)) {
         return Ok(format!("[[{name}]]\n{text}"));
     }
     if let Some((_, about)) = SECTIONS.iter().find(|(known, _)| *known == section) {
@@ -130,7 +131,9 @@ pub fn explain(name: &str) -> Result<String, String> {
     let names = KEYS.iter().map(|key| key.name).chain(LISTS.iter().map(|(name, _)| *name));
     Err(match by_leaf.or_else(|| suggest(name, names)) {
         Some(meant) => format!("there is no key {name}; did you mean {meant}?"),
-        None => format!("there is no key {name}; \"wolkvox-task-worker config init\" lists all of them"),
+        None => format!(
+            "there is no key {name}; \"wolkvox-task-worker config init\" lists all but broker.bindings and rules"
+        ),
     })
 }
 
@@ -264,14 +267,19 @@ mod tests {
         }
         assert!(explain("[gate]").unwrap().contains("gate.failures\n"));
         assert!(explain("events").unwrap().contains("events.rules_file\n"));
-        for (name, part) in [("rules", "[rules.task]"), ("[[rules]]", "action"), ("broker.bindings", "routing_key")] {
+        for (name, part) in [
+            ("rules", "[rules.task]"),
+            ("[[rules]]", "action"),
+            ("broker.bindings", "routing_key"),
+            ("bindings", "routing_key"),
+        ] {
             assert!(explain(name).unwrap().contains(part), "{name}");
         }
         for (name, said) in [
             ("crm.sevrer", "there is no key crm.sevrer; did you mean crm.server?"),
             ("server", "there is no key server; did you mean crm.server?"),
             ("rulse", "there is no key rulse; did you mean rules?"),
-            ("zzz", "there is no key zzz; \"wolkvox-task-worker config init\" lists all of them"),
+            ("zzz", "there is no key zzz; \"wolkvox-task-worker config init\" lists all but broker.bindings and rules"),
         ] {
             assert_eq!(explain(name).unwrap_err(), said);
         }

@@ -177,7 +177,7 @@ pub const KEYS: &[Key] = &[
         "events.rules_file",
         Preset::Absent,
         Kind::Like("path of a TOML file"),
-        "File with `[events]` and `[[rules]]`, in place of rules in the main file. It is read again when it changes.",
+        "File with `[events]` and `[[rules]]`, in place of rules in the main file. It is read again when it changes. In the main file a relative path counts from that file's folder.",
     ),
     key(
         "retry.immediate_attempts",

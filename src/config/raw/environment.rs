@@ -9,6 +9,8 @@ use crate::config::problem::Problem;
 use crate::suggest::suggest;
 
 const PREFIX: &str = "WTW_";
+/// The beginning of the source of a variable's value.
+pub(in crate::config) const ENVIRONMENT: &str = "environment variable ";
 /// The variable that names the TOML file, like `--config`.
 const CONFIG: &str = "WTW_CONFIG";
 
@@ -44,7 +46,7 @@ fn known() -> impl Iterator<Item = (String, &'static Key)> {
 }
 
 fn source(name: &str) -> String {
-    format!("environment variable {name}")
+    format!("{ENVIRONMENT}{name}")
 }
 
 /// The value of a variable; none when a problem was reported.

@@ -11,6 +11,9 @@ use crate::config::keys::{KEYS, Key};
 use crate::config::problem::Problem;
 use crate::suggest::suggest;
 
+/// The fields of a task that have no default in `[task]`.
+const OF_RULES: [&str; 4] = ["name", "id_record", "completion_date", "reminder_date"];
+
 /// The keys read so far.
 struct Reading<'a> {
     source: String,
@@ -26,7 +29,7 @@ pub(super) fn layer(
     problems: &mut Vec<Problem>,
     stop: &CancellationToken,
 ) -> Option<(Layer, Tables)> {
-    let table = match read(path, named_by, stop) {
+    let mut table = match read(path, named_by, stop) {
         Ok(table) => table,
         Err(problem) => {
             problems.push(problem);
@@ -35,6 +38,9 @@ pub(super) fn layer(
     };
     let source = path.display().to_string();
     let mut reading = Reading { source, layer: Layer::new(), tables: Tables::default(), problems };
+    if table.contains_key("rules") {
+        reading.move_fields(&mut table);
+    }
     for (name, value) in table {
         reading.section(&name, value);
     }
@@ -61,6 +67,16 @@ fn place(before: &str) -> String {
 }
 
 impl Reading<'_> {
+    /// Adds one problem for all fields of `[task]` that only the task of a rule has, and removes them.
+    fn move_fields(&mut self, file: &mut Table) {
+        let Some(Toml::Table(task)) = file.get_mut("task") else { return };
+        let given: Vec<&str> = OF_RULES.into_iter().filter(|field| task.remove(*field).is_some()).collect();
+        if !given.is_empty() {
+            let given = given.join(", ");
+            self.problem("task", format!("has {given}; for the task of a rule write [rules.task] after its [[rules]]"));
+        }
+    }
+
     fn section(&mut self, name: &str, value: Toml) {
         if name == "rules" {
             self.tables.rules = Some((value, self.source.clone()));
@@ -78,6 +94,7 @@ impl Reading<'_> {
             (false, _) => {
                 let section = || match (name, suggest(name, sections)) {
                     ("binding" | "bindings", _) => Some("[[broker.bindings]]".to_owned()),
+                    ("example" | "examples", _) => Some("[[rules.examples]]".to_owned()),
                     (_, Some("rules")) => Some("[[rules]]".to_owned()),
                     (_, near) => near.map(|section| format!("[{section}]")),
                 };

@@ -52,8 +52,12 @@ fn read_text(events: &Events, text: &str, stop: &CancellationToken) -> Result<Ev
                 problems.push(Problem::new("events", &source, format!("is a section, not {}", article(&other))));
             }
             (other, _) => {
-                let hint = suggest(other, ["events", "rules"])
-                    .map_or_else(String::new, |name| format!("; did you mean {name}?"));
+                let near = match other {
+                    "task" => Some("[rules.task]"),
+                    "example" | "examples" => Some("[[rules.examples]]"),
+                    _ => suggest(other, ["events", "rules"]),
+                };
+                let hint = near.map_or_else(String::new, |name| format!("; did you mean {name}?"));
                 let message = format!("is not known here; a rules file has [events] and [[rules]]{hint}");
                 problems.push(Problem::new(other, &source, message));
             }

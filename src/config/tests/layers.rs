@@ -46,6 +46,11 @@ fn file_with_wrong_content_is_a_problem() {
             "prefetch (FILE): is not known; the worker computes the prefetch from the number of crm.tokens",
         ),
         ("[broker]\nprefetch = 5", "broker.prefetch (FILE): is not known; the worker computes the prefetch"),
+        ("[[examples]]\nevent = '{}'", "examples (FILE): is not known; did you mean [[rules.examples]]?\n"),
+        (
+            "[[rules]]\nname = 'r'\naction = 'skip'\n[task]\nname = 'x'\nid_record = '1'",
+            "task (FILE): has name, id_record; for the task of a rule write [rules.task] after its [[rules]]\n",
+        ),
         ("queue = 'x'", "queue (FILE): is not known; did you mean broker.queue?\n"),
         ("crm = 5", "crm (FILE): is a section, not an integer\n"),
         ("crm.server = ['x']", "crm.server (FILE): is an array; allowed: host"),
@@ -68,6 +73,16 @@ fn file_with_wrong_content_is_a_problem() {
         let expected = expected.replace("crm.tokens (FILE): is an array", "crm.tokens_file (FILE): is an array");
         assert!(said.starts_with(&expected), "{said}");
     }
+}
+
+#[test]
+fn relative_rules_file_counts_from_the_folder_of_the_file_that_names_it() {
+    let rules = Temporary::new("[[rules]]\nname = 'a'\naction = 'skip'");
+    let name = rules.0.file_name().unwrap().to_str().unwrap();
+    let events = load_toml(&format!("events.rules_file = {name:?}")).unwrap().config.events;
+    assert_eq!(events.rules_file.unwrap().path(), rules.0);
+    let problems = load_env(&[("WTW_EVENTS_RULES_FILE", name)]).unwrap_err();
+    assert!(problems.to_string().contains("there is no such file"), "it counts from the working folder: {problems}");
 }
 
 #[test]

@@ -10,8 +10,9 @@ use super::context::Context;
 use super::moment::Calendar;
 use super::template::Template;
 use super::value::Value;
-use super::{Field, Rule, Rules, condition, digest, field_value, fixed, pattern};
+use super::{Field, MAX_SHOWN, Rule, Rules, condition, digest, field_value, fixed, pattern};
 use crate::config::{self, Events, Problem, RuleAction, RuleText, Scalar};
+use crate::message::failure::shorten;
 use crate::message::payload::Mapping;
 use crate::message::task::FIELDS;
 use crate::suggest::suggest;
@@ -142,7 +143,8 @@ fn rule(text: &RuleText, mut notes: RuleProblems<'_>) -> Option<Rule> {
 
 fn when(source: &str, notes: &mut RuleProblems<'_>) -> Option<Template> {
     if source.trim_start().starts_with("{{") {
-        notes.add("when", "is an expression without braces: write body.csat <= 2, for example");
+        let own = source.replace("{{", "").replace("}}", "");
+        notes.add("when", format!("is an expression without braces: write {}", shorten(own.trim(), MAX_SHOWN)));
         return None;
     }
     let template = notes.template("when", Template::expression(source))?;

@@ -57,10 +57,12 @@ pub(super) fn log_settled(settled: &SettledDelivery<'_>, message_id: &str, outco
             let reason = settled.reason.unwrap_or("the worker stops, or its connection to RabbitMQ is gone");
             tracing::info!(message_id, reference, rule, outcome, attempts, duration_ms, reason, "settled");
         }
-        Disposition::Skip(rule) => {
-            let reason =
+        Disposition::Skip(missing) => {
+            let why =
                 if rule.is_some() { "its rule says skip" } else { "no rule matches, and events.unmatched is skip" };
-            tracing::info!(message_id, rule = rule.as_deref(), outcome, attempts, duration_ms, reason, "settled");
+            let missing = missing.as_ref().map_or_else(String::new, |missing| format!("; {missing}"));
+            let reason = &*format!("{why}{missing}");
+            tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason, "settled");
         }
         Disposition::Ack | Disposition::AlreadyCreated => {
             tracing::info!(message_id, reference, rule, outcome, attempts, duration_ms, "settled");

@@ -1,7 +1,7 @@
 //! `check`, `map` and `topology` on configurations with rules and bindings.
 
 use lapin::BasicProperties;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{File, first_rules};
 use crate::support::broker::{Broker, unique};
@@ -148,9 +148,10 @@ async fn config_show_names_the_rules_file_for_the_values_that_it_sets() {
 #[tokio::test]
 async fn asyncapi_names_arguments_content_type_and_skipped_events() {
     let file = File::new(&format!(
-        "[[broker.bindings]]\nexchange = \"x\"\nheaders = {{ x-match = \"any\", region = \"co\" }}\n{SKIP}\
-         [[rules.examples]]\nevent = '{{}}'\nrouting_key = \"a.b\"\nskipped = true\n\
-         headers = {{ content-type = \"application/cloudevents+json\" }}\n"
+        "[[broker.bindings]]\nexchange = \"x\"\nheaders = {{ x-match = \"any\", region = \"co\" }}\n\
+         [[broker.bindings]]\nexchange = \"y\"\n{SKIP}\
+         [[rules.examples]]\nevent = '{{}}'\nexchange = \"x\"\nrouting_key = \"a.b\"\nskipped = true\n\
+         headers = {{ content-type = \"application/cloudevents+json\", region = \"co\" }}\n"
     ));
     let printed = run(&["schema", "--asyncapi"], &with_config(&file), b"").await;
     let document: Value = serde_json::from_str(&printed.stdout).expect("JSON");
@@ -161,8 +162,13 @@ async fn asyncapi_names_arguments_content_type_and_skipped_events() {
     assert_eq!(channel["bindings"]["amqp"]["exchange"].get("type"), None);
     let message = &document["components"]["messages"]["r"];
     assert_eq!(message["contentType"], "application/cloudevents+json");
-    assert_eq!(message["examples"][0]["headers"]["content-type"], "application/cloudevents+json");
+    assert_eq!(message["examples"][0]["headers"], json!({ "region": "co" }), "without properties");
+    let about = "Published with exchange x, routing key a.b, content type application/cloudevents+json.";
+    assert_eq!(message["examples"][0]["summary"], about);
     assert!(message["description"].as_str().expect("text").contains(" The worker acks it and sends nothing. "));
+    assert_eq!(document["channels"]["exchange2"]["messages"], json!({}), "its examples name another exchange");
+    let summary = document["operations"]["exchange1Receive"]["summary"].as_str().expect("text");
+    assert!(summary.contains("or skips it"), "{summary}");
 }
 
 #[tokio::test]

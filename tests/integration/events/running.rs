@@ -110,6 +110,10 @@ async fn rule_and_reason_are_in_log_metrics_status_and_dead_letter() {
         log.iter().filter(|line| line["outcome"] == "skipped").map(|line| &line["rule"]).collect();
     assert_eq!(skipped.iter().filter(|rule| ***rule == "opened").count(), 1);
     assert_eq!(skipped.iter().filter(|rule| rule.is_null()).count(), 3, "no rule matched: {skipped:?}");
+    let lacking =
+        "no rule matches, and events.unmatched is skip; rule closed: column 1: body is an object without \"rating\"";
+    let says = |line: &&Value| line["reason"].as_str().is_some_and(|reason| reason.starts_with(lacking));
+    assert_eq!(log.iter().filter(says).count(), 1, "{log:?}");
 
     let dead_letters = rig.amqp.take_all(&rig.dead_letter_queue()).await;
     assert_eq!(dead_letters.len(), 2);

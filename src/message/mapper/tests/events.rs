@@ -96,7 +96,11 @@ fn first_matching_rule_is_applied() {
     let text = format!("{TWO}{}", rule("routing_key = \"a.#\"", ""));
     let mapper = mapper(&text);
     let routed = |key: &str| map(&mapper, Sample { routing_key: key.to_owned(), ..event("no JSON") });
-    assert_eq!(routed("a.skip"), Ok(Mapped::Skip { rule: Some("skip".into()) }), "its body is not looked at");
+    assert_eq!(
+        routed("a.skip"),
+        Ok(Mapped::Skip { rule: Some("skip".into()), missing: None }),
+        "its body is not looked at"
+    );
     assert!(matches!(routed("a.b.c"), Ok(Mapped::Send { rule: Some(rule), .. }) if &*rule == "r"));
     let failure = routed("b").unwrap_err();
     assert_eq!((failure.kind, failure.stage), (Kind::Unmatched, Stage::Map));
@@ -137,7 +141,7 @@ fn unmatched_message_is_skipped_only_when_it_never_matched_a_rule() {
     let (seen, dropped) = (("x-wtw-first-seen-at", "2026-01-01T00:00:00Z"), ("x-wtw-dropped-headers", "region"));
     let (dead, kind) = (("x-wtw-dead-letter", "1"), ("x-wtw-error-kind", "unmatched"));
     for headers in [&[][..], &[seen, dead, kind]] {
-        assert_eq!(maps(headers), Ok(Mapped::Skip { rule: None }), "{headers:?}");
+        assert_eq!(maps(headers), Ok(Mapped::Skip { rule: None, missing: None }), "{headers:?}");
     }
     for headers in [
         &[seen][..],
@@ -148,6 +152,19 @@ fn unmatched_message_is_skipped_only_when_it_never_matched_a_rule() {
         &[seen, dead, kind, ("x-wtw-replay-count", "1")],
     ] {
         assert_eq!(maps(headers), Err(Kind::Unmatched), "{headers:?}");
+    }
+}
+
+#[test]
+fn skipped_message_names_what_conditions_lacked() {
+    let lacking = rule("when = \"body.rating < 3\"", "");
+    let said = "rule r: column 1: body is an object without \"rating\" (has: \"ratng\"; did you mean \"ratng\"?)";
+    for (others, by) in [("[events]\nunmatched = \"skip\"\n", None), (TWO, Some("skip"))] {
+        let text = if by.is_none() { format!("{others}{lacking}") } else { format!("{lacking}{others}") };
+        let sample = Sample { routing_key: "a.skip".to_owned(), ..event(r#"{"ratng": "s3cret"}"#) };
+        let Ok(Mapped::Skip { rule, missing: Some(missing) }) = map(&mapper(&text), sample) else { panic!("{text}") };
+        assert_eq!(rule.as_deref(), by);
+        assert!(missing.contains(said) && !missing.contains("s3cret"), "{missing}");
     }
 }
 

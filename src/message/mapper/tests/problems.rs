@@ -73,7 +73,7 @@ fn problem_in_a_rule_is_found_at_start() {
         (rule("when = \"bdy.x == 1\"", ""), "rule r, when"),
         (rule("when = \"body.x = 1\"", ""), "column"),
         (rule("when = \"task.name == 'x'\"", ""), "cannot use task"),
-        (rule("when = \"{{ body.x }}\"", ""), "without braces"),
+        (rule("when = \"{{ body.x }}\"", ""), "without braces: write body.x"),
         (rule("message_id = \"{{ now }}\"", ""), "cannot use now"),
         (rule("message_id = \"{{ task.name }}\"", ""), "cannot use task"),
         (rule("message_id = \"{{ reference }}\"", ""), "cannot use reference: it is made from the id"),

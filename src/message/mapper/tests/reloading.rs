@@ -47,6 +47,7 @@ fn rules_file_is_read_like_the_main_file() {
         ("[[rules]", "is not TOML: line 1"),
         ("[events]\nholidays = []\n[[rules]]\nname = \"r\"\naction = \"skip\"", "is given here and by"),
         ("[event]\n[[rules]]\nname = \"r\"\naction = \"skip\"", "did you mean events?"),
+        ("[[rules]]\nname = \"r\"\naction = \"skip\"\n[[examples]]", "did you mean [[rules.examples]]?"),
         ("[[rules]]\nname = \"r\"\nacton = \"skip\"", "did you mean action?"),
     ] {
         let problems = read_rules(&loaded, text).unwrap_err().to_string();
