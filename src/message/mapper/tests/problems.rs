@@ -184,9 +184,11 @@ fn several_tasks_from_one_event_are_refused_in_words() {
         ),
         ("[[rules]]\nname = \"r\"\n[[rules.task]]\nname = \"a\"".to_owned(), "one event creates at most one task"),
         ("[[rules]]\nname = \"r\"\ntasks = [{ name = \"a\" }]".to_owned(), "one event creates at most one task"),
+        (rule("tasks = []", ""), "rule r, tasks"),
     ] {
         let found = problems(&text);
         assert!(found.contains(said), "{text}\n{found}");
+        assert_eq!(found.lines().count(), 1 + 1, "{text}\n{found}");
     }
 }
 
