@@ -175,7 +175,7 @@ fn action(reader: &mut TableReader<'_>) -> Option<RuleAction> {
                        each with its own rules";
     let action = reader.text("action");
     if reader.has("tasks") {
-        let _ = reader.take("tasks");
+        let _ = (reader.take("tasks"), reader.take("task"));
         reader.problem("tasks", format!("is not known: {ONE}"));
         return None;
     }

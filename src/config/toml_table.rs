@@ -49,8 +49,13 @@ impl<'a> TableReader<'a> {
 
     /// A text; an empty one counts as absent.
     pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
+        self.any_text(key).filter(|text| !text.trim().is_empty())
+    }
+
+    /// A text, which may be empty.
+    pub(super) fn any_text(&mut self, key: &'static str) -> Option<String> {
         match self.take(key)? {
-            Toml::String(text) => (!text.trim().is_empty()).then_some(text),
+            Toml::String(text) => Some(text),
             other @ (Toml::Integer(_)
             | Toml::Float(_)
             | Toml::Boolean(_)

@@ -41,7 +41,8 @@ pub fn of(dead_letter: &DeadLetter, rule: Option<&str>) -> String {
 fn unmatched(reason: &str) -> Option<String> {
     let (key, rules) = beginning(reason).strip_prefix("no rule matches (routing key \"")?.split_once("\")")?;
     let words: Vec<String> = key.split('.').map(normalised).collect();
-    let reasons = rules.split("; rule ").filter_map(|rule| rule.split_once(": "));
+    // Before the first rule there can be the names of lost headers.
+    let reasons = rules.split("; rule ").skip(1).filter_map(|rule| rule.split_once(": "));
     let reasons = reasons.filter(|(_, why)| !why.starts_with("the routing key does not match "));
     let reasons = reasons.map(|(name, why)| format!("; rule {name}: {}", normalised(why)));
     let key = shorten(&words.join("."), MAX_KEY_BYTES);
@@ -249,6 +250,11 @@ mod tests {
             (
                 rules("ticket.created", "the routing key does not match y"),
                 "no rule matches (routing key \"ticket.created\")",
+            ),
+            (
+                "no rule matches (routing key \"a\"); its copy lost headers (\"x: y\"); rule b2: a is not true"
+                    .to_owned(),
+                "no rule matches (routing key \"a\"); rule b2: a is not true",
             ),
             ("no rule matches (routing key \"\")".to_owned(), "no rule matches (routing key \"\")"),
             ("lost the 3rd".to_owned(), "lost the N"),

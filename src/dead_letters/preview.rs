@@ -257,6 +257,21 @@ wolkvox_owner = "ADMIN_@demo"
     }
 
     #[test]
+    fn preview_of_a_message_that_lost_headers_is_not_skipped() {
+        let config = config(&format!("{RULES}\n[[rules]]\nname = \"later\"\naction = \"skip\"\n"));
+        for (header, is_skipped) in [("other", true), ("x-wtw-dropped-headers", false)] {
+            let headers = BTreeMap::from([(header.into(), text("region"))]);
+            let properties = Properties::default().with_headers(Headers::from(headers));
+            let dead_letter = Message { properties, ..Message::default() };
+            let preview =
+                Previewer::new(&config).unwrap().preview(&dead_letter, "q.dead", b"{}", Timestamp::UNIX_EPOCH);
+            assert_eq!(matches!(preview.result, Replayed::Skipped), is_skipped, "{preview:?}");
+            let is_named = preview.problems().is_some_and(|problems| problems.contains("\"region\""));
+            assert_eq!(is_named, !is_skipped, "{preview:?}");
+        }
+    }
+
+    #[test]
     fn preview_names_rules_that_do_not_match_with_reasons() {
         let config = config(&RULES.replace("'co'", "'mx'"));
         let refused = Previewer::new(&config).unwrap().preview(&event("{}"), "q.dead", b"{}", Timestamp::UNIX_EPOCH);

@@ -100,7 +100,9 @@ impl Kind {
     pub fn meaning(self) -> &'static str {
         match self {
             Self::InvalidMessage => "the body cannot be read as a task message or an event",
-            Self::Unmatched => "no rule matches the message; each rule's reason is given",
+            Self::Unmatched => {
+                "no rule matches the message, or a rule skips it after its copy lost headers; the reason is given"
+            }
             Self::MappingFailed => "a rule failed; its name, field and expression are given",
             Self::InvalidTask => "fields are missing, unknown or wrong; each is named",
             Self::IdConflict => "the message id was used before for another body, whose task exists",

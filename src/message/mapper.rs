@@ -11,7 +11,7 @@ use crate::broker::Message;
 use crate::config::{Config, Events, Problem, Problems, ReferencePlace, UnknownFields};
 use crate::message::body;
 use crate::message::event;
-use crate::message::failure::{Failure, Kind, Stage};
+use crate::message::failure::{Failure, Kind, Stage, shorten};
 use crate::message::payload::{Mapping, Payload};
 use crate::message::reference::Reference;
 use crate::message::retry_state::{self, RetryState, string};
@@ -24,6 +24,8 @@ mod examples;
 use counts::Counts;
 pub use counts::RuleCounts;
 
+/// The most bytes of the names of lost headers in a reason.
+const MAX_LOST: usize = 300;
 /// Bytes that the CRM's form needs besides the message's own fields.
 const BESIDE_MESSAGE: usize = 256;
 
@@ -253,7 +255,9 @@ impl Mapper {
             operation: &self.operation,
         };
         let may_skip = !has_matched_before(message, state) && state.dropped.is_empty();
-        match rules.apply(incoming, state.message_id.as_deref(), may_skip, trace)? {
+        let applied = rules.apply(incoming, state.message_id.as_deref(), may_skip, trace);
+        match applied.map_err(|failure| with_lost_headers(failure, &state.dropped))? {
+            Applied::Skip { rule: Some(rule) } if !state.dropped.is_empty() => Err(no_skip(&rule, &state.dropped)),
             Applied::Skip { rule } => Ok(Mapped::Skip { rule, missing: trace.missing() }),
             Applied::Task { rule, fields, message_id } => {
                 let body = self.task(&fields, message_id.as_deref());
@@ -307,6 +311,28 @@ fn has_matched_before(message: &Message, state: &RetryState) -> bool {
     // known any more.
     let has_traces = state.message_id.is_some() || state.first_attempt_at.is_some() || state.replays > 1;
     state.first_seen_at.is_some() && (has_traces || !is_unmatched())
+}
+
+/// The failure of a message that a rule skips, although its copy lost headers: another rule may have matched the message
+/// with them.
+fn no_skip(rule: &Arc<str>, dropped: &str) -> Failure {
+    let text = format!("rule {rule} skips the message, but {}; another rule may need them", lost_headers(dropped));
+    Failure::new(Stage::Map, Kind::Unmatched, text).by_rule(rule)
+}
+
+/// Adds the lost headers to the reason of a message that no rule matches.
+fn with_lost_headers(failure: Failure, dropped: &str) -> Failure {
+    if dropped.is_empty() || failure.kind != Kind::Unmatched {
+        return failure;
+    }
+    let mut lines: Vec<String> = failure.problems.iter().map(ToString::to_string).collect();
+    // The reason is cut, so this comes before the rules.
+    lines.insert(lines.len().min(1), lost_headers(dropped));
+    Failure::of_problems(failure.stage, failure.kind, lines)
+}
+
+fn lost_headers(dropped: &str) -> String {
+    format!("its copy lost headers that were too large ({:?})", shorten(dropped, MAX_LOST))
 }
 
 /// A failure of a task that a rule created.

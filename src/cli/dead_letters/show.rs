@@ -55,6 +55,8 @@ struct MessageDetails {
     action: Option<String>,
     history: Vec<PastAttempt>,
     published_to: String,
+    /// The publisher's headers that did not fit a copy, separated by commas.
+    lost_headers: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -123,6 +125,7 @@ fn everything(
         rules: found.message.header(RULES).and_then(string),
         action: entry.action.as_deref().map(ToOwned::to_owned),
         history: state.history,
+        lost_headers: Some(state.dropped).filter(|names| !names.is_empty()),
         published_to: if exchange.is_empty() { key } else { format!("{exchange} with {key}") },
         body,
         body_base64,
@@ -153,6 +156,7 @@ fn text(shown: &MessageDetails, full: bool, rules_now: Option<&str>) -> String {
     line("HTTP status", dead_letter.http_status.map(|status| status.to_string()));
     line("failed", dead_letter.failed_at.clone());
     line("published to", Some(shown.published_to.clone()));
+    line("lost headers", shown.lost_headers.clone());
     line("replayed before", Some(dead_letter.replay_count.to_string()));
     line("last action", shown.action.clone());
     let exists = if dead_letter.possibly_created { "maybe" } else { "no, as far as this message says" };

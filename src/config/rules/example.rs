@@ -69,7 +69,7 @@ pub(super) fn read(mut reader: TableReader<'_>, folder: &Path, stop: &Cancellati
 
 fn event(reader: &mut TableReader<'_>, folder: &Path, stop: &CancellationToken) -> Option<Vec<u8>> {
     let before = reader.count();
-    let text = reader.text("event");
+    let text = reader.any_text("event");
     let file = reader.text("event_file");
     match (text, file) {
         (Some(text), None) => Some(text.into_bytes()),

@@ -8,7 +8,7 @@ use super::number::Arithmetic;
 use super::operators::{ComparisonOperator, calculate, compare, concatenate};
 use super::parameters::{Arguments, Parameter};
 use super::tree::{Call, Expr, Node, Part};
-use super::value::{Members, MissingKind, MissingValue, Value};
+use super::value::{Members, MissingKind, MissingValue, Object, Value};
 use super::work::{FailureReason, Work};
 
 mod filters;
@@ -299,13 +299,14 @@ impl<'a> Evaluation<'a> {
 
     fn map(&mut self, given: &[(Node, Node)]) -> Result<Value, EvaluationError> {
         let mut members = Members::new();
+        let has_computed_names = given.iter().any(|(key, _)| !matches!(key.expr, Expr::Constant(_)));
         for (key, value) in given {
             match self.present(key)? {
                 Value::Text(name) => members.insert(name, self.present(value)?),
                 other => return self.no_key(key, &other, ""),
             };
         }
-        Ok(Value::from(members))
+        Ok(Value::Map(Arc::new(Object::literal(members, has_computed_names))))
     }
 
     /// The arguments of a filter or a test; a missing value is an error.

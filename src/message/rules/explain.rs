@@ -152,9 +152,10 @@ fn without(variable: &str) -> &'static str {
     }
 }
 
-/// The keys of an object, in words.
+/// The keys of an object that errors may name.
 fn keys(holder: &Value) -> Vec<String> {
     match holder {
+        Value::Map(members) if members.has_computed_names => Vec::new(),
         Value::Map(members) => members.keys().map(|name| shorten(name, MAX_KEY)).collect(),
         Value::Missing(_)
         | Value::Null
@@ -167,7 +168,10 @@ fn keys(holder: &Value) -> Vec<String> {
     }
 }
 
-fn listed(keys: &[String]) -> String {
+fn listed(holder: &Value, keys: &[String]) -> String {
+    if matches!(holder, Value::Map(members) if members.has_computed_names) {
+        return "its keys are computed and not shown".to_owned();
+    }
     let listed: Vec<String> = keys.iter().take(MAX_KEYS).map(|key| format!("{key:?}")).collect();
     let more = if keys.len() > MAX_KEYS { ", …" } else { "" };
     match listed.is_empty() {
@@ -183,13 +187,13 @@ fn member(place: &str, name: &str, holder: &Value) -> String {
     let keys = keys(holder);
     let near = suggest(name, keys.iter().map(String::as_str));
     let hint = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
-    format!("{place} is an object without {:?} ({}{hint})", shorten(name, MAX_KEY), listed(&keys))
+    format!("{place} is an object without {:?} ({}{hint})", shorten(name, MAX_KEY), listed(holder, &keys))
 }
 
 fn lookup(place: &str, key: &str, holder: &Value) -> String {
     let key = shorten(key, MAX_KEY);
     match holder {
-        Value::Map(_) => format!("{place} has no entry for {key} ({})", listed(&keys(holder))),
+        Value::Map(_) => format!("{place} has no entry for {key} ({})", listed(holder, &keys(holder))),
         other => format!("{place} is {}, which has no entry {key}", described(other)),
     }
 }

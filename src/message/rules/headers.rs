@@ -70,16 +70,17 @@ fn spelled(number: impl fmt::Debug) -> Value {
         .map_or(Value::Null, Value::Number)
 }
 
-/// A decimal as people write it.
+/// A decimal as people write it. The grammar of AMQP 0-9-1 has a `long-uint` here, and RabbitMQ passes its four bytes on. But
+/// clients write and read a signed number: pika packs `'>cBi'` (`pika/data.py`), and the Java client reads a `BigInteger`
+/// from the four bytes (`ValueReader.java`).
 fn decimal(number: &DecimalValue) -> String {
-    let digits = number.value.to_string();
+    let value = number.value.cast_signed();
+    let sign = if value < 0 { "-" } else { "" };
     let scale = usize::from(number.scale);
-    if scale == 0 {
-        return digits;
-    }
-    let digits = format!("{digits:0>width$}", width = scale + 1);
+    let digits = format!("{:0>width$}", value.unsigned_abs(), width = scale + 1);
     let (whole, fraction) = digits.split_at(digits.len() - scale);
-    format!("{whole}.{fraction}")
+    let point = if scale == 0 { "" } else { "." };
+    format!("{sign}{whole}{point}{fraction}")
 }
 
 #[cfg(test)]
@@ -90,6 +91,14 @@ mod tests {
     fn decimals_have_their_point_where_it_belongs() {
         let shown = |value, scale| decimal(&DecimalValue { scale, value });
         assert_eq!((shown(1234, 2), shown(5, 3), shown(7, 0)), ("12.34".into(), "0.005".into(), "7".into()));
+    }
+
+    #[test]
+    fn decimals_are_signed_as_clients_write_them() {
+        let shown = |value: i32, scale| decimal(&DecimalValue { scale, value: value.cast_unsigned() });
+        let expected = ["-0.005", "-12.34", "-7", "-2147483648", "2147.483647"];
+        let decimals = [shown(-5, 3), shown(-1234, 2), shown(-7, 0), shown(i32::MIN, 0), shown(i32::MAX, 6)];
+        assert_eq!(decimals, expected);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use super::moment::Moment;
@@ -21,11 +22,34 @@ pub(super) enum Value {
     Bytes,
     Date(Arc<Moment>),
     List(Arc<[Value]>),
-    Map(Arc<Members>),
+    Map(Arc<Object>),
 }
 
 /// The members of an object.
 pub(super) type Members = BTreeMap<Arc<str>, Value>;
+
+/// An object.
+#[derive(Debug)]
+pub(super) struct Object {
+    members: Members,
+    /// A template computed the names, so they can be values of the event, and errors must not list them.
+    pub(super) has_computed_names: bool,
+}
+
+impl Object {
+    /// An object that a template writes.
+    pub(super) fn literal(members: Members, has_computed_names: bool) -> Self {
+        Self { members, has_computed_names }
+    }
+}
+
+impl Deref for Object {
+    type Target = Members;
+
+    fn deref(&self) -> &Members {
+        &self.members
+    }
+}
 
 /// What is missing.
 #[derive(Debug)]
@@ -170,7 +194,7 @@ impl From<Vec<Value>> for Value {
 
 impl From<Members> for Value {
     fn from(members: Members) -> Self {
-        Self::Map(Arc::new(members))
+        Self::Map(Arc::new(Object { members, has_computed_names: false }))
     }
 }
 

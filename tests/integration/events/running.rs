@@ -215,8 +215,8 @@ async fn message_that_the_broker_dead_lettered_and_a_shovel_moved_back_matches_i
 }
 
 #[tokio::test]
-async fn message_that_matched_or_lost_headers_is_not_skipped_as_unmatched() {
-    let (rig, worker, _, _file) = site("events.unskipped", &[]).await;
+async fn message_that_matched_or_lost_headers_is_not_skipped() {
+    let (rig, worker, exchange, file) = site("events.unskipped", &[]).await;
     let text = |text: &str| AMQPValue::LongString(text.into());
     let headers = |more: Vec<(&str, AMQPValue)>| {
         let all = more.into_iter().chain([("x-wtw-queue", text(&rig.queue))]);
@@ -231,6 +231,17 @@ async fn message_that_matched_or_lost_headers_is_not_skipped_as_unmatched() {
         let dead_letter = rig.dead_letter().await;
         assert_eq!(dead_letter.properties.message_id().as_ref().map(|id| id.as_str()), Some(id));
         assert_eq!(crate::support::amqp::text(&dead_letter, "x-wtw-error-kind"), "unmatched");
+    }
+    // A rule skips this one.
+    let lost = headers(vec![("x-wtw-dropped-headers", text("region"))]);
+    let properties = BasicProperties::default().with_message_id("by-a-rule".into()).with_headers(lost);
+    rig.amqp.publish_to(&exchange, "ticket.opened", b"{}", properties).await;
+    worker.reaches(&dead_lettered("unmatched"), 3.0).await;
+    let shown = run(&["dead-letters", "show", "by-a-rule"], &rig.env(&[("WTW_CONFIG", file.path())]), b"").await;
+    for part in
+        ["lost headers      region\n", "rule opened skips the message, but its copy lost", "A replay fails again"]
+    {
+        assert!(shown.stdout.contains(part), "{part} is not in {}", shown.stdout);
     }
     rig.publish("new", b"{}").await;
     worker.reaches(&settled("skipped"), 1.0).await;

@@ -156,6 +156,39 @@ fn unmatched_message_is_skipped_only_when_it_never_matched_a_rule() {
 }
 
 #[test]
+fn message_whose_copy_lost_headers_is_dead_lettered_instead_of_skipped() {
+    let first = rule("when = \"headers.region == 'co'\"", "");
+    for (dropped, said) in [
+        ("", None),
+        (
+            "region,large",
+            Some("rule skip skips the message, but its copy lost headers that were too large (\"region,large\")"),
+        ),
+    ] {
+        let mapper = mapper(&format!("{first}{TWO}"));
+        let message = Sample { routing_key: "a.skip".to_owned(), ..event("{}") }.message().unwrap();
+        let state = RetryState { dropped: dropped.to_owned(), ..RetryState::new(&message) };
+        match (mapper.map(&message, &state, NOW), said) {
+            (Ok(Mapped::Skip { rule, .. }), None) => assert_eq!(rule.as_deref(), Some("skip")),
+            (Err(failure), Some(said)) => {
+                assert_eq!((failure.kind, failure.rule.as_deref()), (Kind::Unmatched, Some("skip")));
+                assert!(failure.message.starts_with(said), "{failure}");
+                assert!(failure.log_reason().contains("region"), "{failure}");
+                assert_eq!((mapper.counts()[1].failed, mapper.counts()[1].skipped), (1, 0));
+            }
+            (mapped, _) => panic!("{dropped}: {mapped:?}"),
+        }
+        let unmatched = event("{}").message().unwrap();
+        let failure =
+            mapper.map(&unmatched, &RetryState { dropped: dropped.to_owned(), ..RetryState::new(&unmatched) }, NOW);
+        let failure = failure.unwrap_err();
+        let is_named =
+            failure.message.contains("; its copy lost headers that were too large (\"region,large\"); rule r: ");
+        assert_eq!((failure.kind, is_named), (Kind::Unmatched, said.is_some()), "{failure}");
+    }
+}
+
+#[test]
 fn skipped_message_names_what_conditions_lacked() {
     let lacking = rule("when = \"body.rating < 3\"", "");
     let said = "rule r: column 1: body is an object without \"rating\" (has: \"ratng\"; did you mean \"ratng\"?)";

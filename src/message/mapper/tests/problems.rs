@@ -128,6 +128,13 @@ fn problem_in_a_rule_is_found_at_start() {
 }
 
 #[test]
+fn event_of_an_example_can_be_empty() {
+    let text = |event: &str| format!("{}\n[[rules.examples]]\n{event}\ntask = {{ name = \"n\" }}", rule("", ""));
+    assert_eq!(problems(&text("event = ''")), "");
+    assert!(problems(&text("event = ''\nevent_file = '/none'")).contains("cannot be given with event"));
+}
+
+#[test]
 fn event_of_another_type_is_one_problem_and_is_not_called_missing() {
     for (key, said) in [("event = { number = 17 }", "is a table;"), ("event_file = 5", "event_file (")] {
         let found = problems(&format!("{}\n[[rules.examples]]\n{key}\nskipped = true", rule("", "")));
@@ -184,9 +191,11 @@ fn several_tasks_from_one_event_are_refused_in_words() {
         ),
         ("[[rules]]\nname = \"r\"\n[[rules.task]]\nname = \"a\"".to_owned(), "one event creates at most one task"),
         ("[[rules]]\nname = \"r\"\ntasks = [{ name = \"a\" }]".to_owned(), "one event creates at most one task"),
+        (rule("tasks = []", ""), "rule r, tasks"),
     ] {
         let found = problems(&text);
         assert!(found.contains(said), "{text}\n{found}");
+        assert_eq!(found.lines().count(), 1 + 1, "{text}\n{found}");
     }
 }
 

@@ -39,6 +39,7 @@ fn value_is_written_as_in_the_event() {
         ("{{ [body.nope] | join }}", Err("body is an object without \"nope\"")),
         ("{{ body.nope + 1 }}", Err("body is an object without \"nope\"")),
         ("{{ {'a': 1}[body.t] }}", Err("{'a': 1} has no entry for body.t (has: \"a\")")),
+        ("{{ {body.t: 1}['x'] }}", Err("is an object without \"x\" (its keys are computed and not shown)")),
         ("{{ body.list | datetime }}", Err("a list is not a date")),
         ("{{ body.n | add('1d') }}", Err("put | datetime before this filter")),
         ("{{ published_at }}", Err("published_at is missing: the message has no timestamp")),
@@ -104,6 +105,12 @@ fn error_never_holds_a_value_of_the_event() {
         "{{ body.secret | datetime(other=body.secret) }}",
         "{{ body.list | sort(attribute='x') | join }}",
         "{{ [body.o] | sort(attribute='x') | length }}",
+        "{{ {body.secret: 1}['x'] }}",
+        "{{ {'a': 1, body.secret: 2}.secre }}",
+        "{{ {'a': {body.secret: 1} }.a.x }}",
+        "{% set keys = {body.secret ~ '': 1} %}{{ keys[body.o.k ~ 'x'] }}",
+        "{{ [{body.secret: 1}] | sort(attribute='x') | length }}",
+        "{{ [{body.secret: 1}] | map(attribute='x') | join }}",
     ] {
         if let Err(said) = field(template, event(body)) {
             assert!(!said.contains("SECRET") && !said.contains("7654321"), "{template}: {said}");
