@@ -29,12 +29,9 @@ impl Bindings {
     /// The bindings of a configuration.
     #[must_use]
     pub fn new(broker: &config::Broker) -> Self {
-        let mut exchanges: BTreeMap<&str, Option<ExchangeType>> = BTreeMap::new();
-        for binding in &broker.bindings {
-            let known = exchanges.entry(&binding.exchange).or_default();
-            *known = known.or(binding.exchange_type);
-        }
-        let exchanges = exchanges.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect();
+        let typed = broker.bindings.iter().map(|binding| (binding.exchange.clone(), binding.exchange_type));
+        let exchanges: BTreeMap<String, Option<ExchangeType>> = typed.collect();
+        let exchanges = exchanges.into_iter().collect();
         Self { queue: broker.queue.clone(), exchanges, bindings: broker.bindings.clone() }
     }
 
