@@ -29,12 +29,9 @@ impl Bindings {
     /// The bindings of a configuration.
     #[must_use]
     pub fn new(broker: &config::Broker) -> Self {
-        let mut exchanges: BTreeMap<&str, Option<ExchangeType>> = BTreeMap::new();
-        for binding in &broker.bindings {
-            let known = exchanges.entry(&binding.exchange).or_default();
-            *known = known.or(binding.exchange_type);
-        }
-        let exchanges = exchanges.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect();
+        let typed = broker.bindings.iter().map(|binding| (binding.exchange.clone(), binding.exchange_type));
+        let exchanges: BTreeMap<String, Option<ExchangeType>> = typed.collect();
+        let exchanges = exchanges.into_iter().collect();
         Self { queue: broker.queue.clone(), exchanges, bindings: broker.bindings.clone() }
     }
 
@@ -109,9 +106,28 @@ pub(super) async fn apply(channel: &Channel, bindings: &Bindings, mode: Topology
         let (queue, exchange, key) = (name(&bindings.queue)?, name(&binding.exchange)?, name(&binding.routing_key)?);
         let bind = channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), Headers::from(arguments));
         let what = format!("bind the queue {} to the exchange {}", bindings.queue, binding.exchange);
-        bounded(&what, bind).await.map_err(BindingsError::Broker)?;
+        let bound = bounded(&what, bind).await;
+        bound.map_err(|error| BindingsError::Broker(explain_binding(error, &bindings.queue, binding)))?;
     }
     Ok(())
+}
+
+fn explain_binding(error: BrokerError, queue: &str, binding: &Binding) -> BrokerError {
+    match error.code {
+        Some(BrokerError::ACCESS_REFUSED) => {
+            let advice = permission(&error.message, queue, binding);
+            BrokerError { message: format!("{}. Way out: {advice}", error.message), ..error }
+        }
+        _ => error,
+    }
+}
+
+/// What to do when RabbitMQ refused a binding with these words.
+pub fn permission(said: &str, queue: &str, Binding { exchange, routing_key, .. }: &Binding) -> String {
+    match said.contains("access to topic") {
+        true => format!("permit the user to read the topic {routing_key}: rabbitmqctl set_topic_permissions"),
+        false => format!("permit the user to write to {queue} and to read {exchange}"),
+    }
 }
 
 async fn declare(

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{Findings, Severity};
-use crate::broker::bindings::{Bindings, has_other_type, missing};
+use crate::broker::bindings::{Bindings, has_other_type, missing, permission};
 use crate::broker::connect::BrokerError;
 use crate::broker::inspect::Inspection;
-use crate::config::{Binding, Config, ExchangeType, TopologyMode};
+use crate::config::{Config, ExchangeType, TopologyMode};
 
 const CHECK: &str = "broker.exchange";
 
@@ -41,14 +41,12 @@ pub(super) async fn check(inspection: &Inspection, config: &Config, bindings: &B
 /// Checks whether each binding may be declared. An error that several bindings share is reported once.
 async fn permissions(inspection: &Inspection, bindings: &Bindings, findings: &mut Findings) {
     let mut refused = BTreeSet::new();
-    for Binding { exchange, routing_key, .. } in &bindings.bindings {
-        if let Err(error) = inspection.may_bind(&bindings.queue, exchange, routing_key).await
+    for binding in &bindings.bindings {
+        let asked = inspection.may_bind(&bindings.queue, &binding.exchange, &binding.routing_key);
+        if let Err(error) = asked.await
             && refused.insert(error.message.clone())
         {
-            let advice = match error.message.contains("access to topic") {
-                true => format!("permit the user to read the topic {routing_key}: rabbitmqctl set_topic_permissions"),
-                false => format!("permit the user to write to {} and to read {exchange}", bindings.queue),
-            };
+            let advice = permission(&error.message, &bindings.queue, binding);
             findings.problem(CHECK, error.message, advice);
         }
     }

@@ -22,7 +22,7 @@ pub struct Binding {
     pub routing_key: String,
     /// Arguments of the binding, for a `headers` exchange.
     pub headers: BTreeMap<String, Scalar>,
-    /// The type of exchange to declare; none when the exchange must already exist.
+    /// The type of exchange to declare, which any entry of the exchange can give; none when the exchange must already exist.
     pub exchange_type: Option<ExchangeType>,
 }
 
@@ -86,6 +86,11 @@ pub(super) fn read(value: Toml, source: &str, problems: &mut Vec<Problem>) -> Ve
             bindings.push(binding);
         }
         reader.finish();
+    }
+    let typed = bindings.iter().filter_map(|binding| Some((binding.exchange.clone(), binding.exchange_type?)));
+    let types: BTreeMap<String, ExchangeType> = typed.collect();
+    for binding in &mut bindings {
+        binding.exchange_type = types.get(&binding.exchange).copied();
     }
     bindings
 }

@@ -46,7 +46,7 @@ impl WatchedFile {
     /// # Errors
     /// Why it cannot be read.
     pub fn read(&self) -> Result<String, String> {
-        files::read_now(&self.path, self.limit)
+        read(&self.path, self.limit)
     }
 
     /// Starts to watch for changes since the first reading.
@@ -109,11 +109,22 @@ impl FileWatch {
     async fn read(&mut self) -> Result<String, String> {
         let reading = self.reading.get_or_insert_with(|| {
             let (path, limit) = (self.file.path.clone(), self.file.limit);
-            spawn_blocking(move || files::read_now(&path, limit))
+            spawn_blocking(move || read(&path, limit))
         });
         let read = timeout(files::READ_TIMEOUT, reading).await.map_err(|_| files::hangs())?;
         self.reading = None;
         read.unwrap_or_else(|_| Err(files::hangs()))
+    }
+}
+
+/// Reads the file, unless it is a pipe or a device: the reading of one that nobody writes to never ends, also when a file stands
+/// in its place again.
+fn read(path: &Path, limit: u64) -> Result<String, String> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() && !found.is_dir() => {
+            Err("is a pipe or a device, which cannot be read again; put a file there".to_owned())
+        }
+        Ok(_) | Err(_) => files::read_now(path, limit),
     }
 }
 
@@ -172,6 +183,20 @@ mod tests {
         assert_eq!(next(&mut watch).await, Some(Ok("c".to_owned())), "it is back");
         file.write("more than ten");
         assert!(next(&mut watch).await.unwrap().unwrap_err().starts_with("is larger than"));
+    }
+
+    #[tokio::test]
+    async fn file_that_was_a_pipe_once_is_read_again() {
+        let file = Temporary::new("pipe");
+        let status = std::process::Command::new("mkfifo").arg(&file.0).status().unwrap();
+        assert!(status.success());
+        let mut watch = WatchedFile::new(&file.0, "a", 10).watch();
+        tokio::time::pause();
+        let refused = next(&mut watch).await.unwrap().unwrap_err();
+        assert!(refused.starts_with("is a pipe or a device"), "{refused}");
+        std::fs::remove_file(&file.0).unwrap();
+        file.write("b");
+        assert_eq!(next(&mut watch).await, Some(Ok("b".to_owned())));
     }
 
     #[tokio::test]

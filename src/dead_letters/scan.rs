@@ -63,6 +63,8 @@ pub struct ScanError {
     pub why: String,
     /// No connection to RabbitMQ could be made, so that reading another queue fails, too.
     pub(super) is_unreachable: bool,
+    /// A message cannot be delivered or read, so that only its own queue fails.
+    is_undeliverable: bool,
 }
 
 impl std::fmt::Display for ScanError {
@@ -72,7 +74,8 @@ impl std::fmt::Display for ScanError {
 }
 
 impl DeadLetters {
-    /// Calls `visit` for each message of `sources` until it breaks. All messages go back to their queues.
+    /// Calls `visit` for each message of `sources` until it breaks. All messages go back to their queues. A message that cannot
+    /// be read ends the reading of its own queue only.
     ///
     /// # Errors
     /// What the broker said, or that `stop` was cancelled.
@@ -85,27 +88,43 @@ impl DeadLetters {
         let _turn = self.reading.lock().await;
         let began = Instant::now();
         let mut scanned = Scanned::default();
+        let mut undeliverable = None;
         for source in sources {
-            let begin = async {
-                // If RabbitMQ cannot be reached, the second connection does not wait for the same timeout.
-                let Some(scan) = self.begin(*source, WINDOW, SCAN_HOLD).await? else { return Ok(None) };
-                Ok(Some((scan, self.most_deliveries(*source).await)))
-            };
-            let begun = stop.run_until_cancelled(begin).await;
-            let begun = begun.unwrap_or_else(|| Err(self.explain(*source, Stop::Interrupted)))?;
-            let Some((mut scan, limit)) = begun else { continue };
-            scanned.expected += scan.expected();
-            let read = read(&mut scan, *source, limit, stop, &mut scanned, &mut visit).await;
-            scanned.deliveries = scanned.deliveries.max(scan.deliveries());
-            // RabbitMQ returns the rest when the connection is closed.
-            let _ = scan.end().await;
-            let broke_off = read.map_err(|error| self.explain(*source, error))?;
-            if broke_off || scanned.partial.is_some() {
-                break;
+            match self.scan_source(*source, stop, &mut scanned, &mut visit).await {
+                Err(error) if error.is_undeliverable => {
+                    undeliverable.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+                Ok(broke_off) if broke_off || scanned.partial.is_some() => break,
+                Ok(_) => {}
             }
         }
         scanned.took = began.elapsed();
-        Ok(scanned)
+        undeliverable.map_or(Ok(scanned), Err)
+    }
+
+    /// Reads one queue. Returns whether `visit` broke.
+    async fn scan_source(
+        &self,
+        source: Source,
+        stop: &CancellationToken,
+        scanned: &mut Scanned,
+        visit: &mut (impl FnMut(FetchedMessage) -> ControlFlow<()> + Send),
+    ) -> Result<bool, ScanError> {
+        let begin = async {
+            // If RabbitMQ cannot be reached, the second connection does not wait for the same timeout.
+            let Some(scan) = self.begin(source, WINDOW, SCAN_HOLD).await? else { return Ok(None) };
+            Ok(Some((scan, self.most_deliveries(source).await)))
+        };
+        let begun = stop.run_until_cancelled(begin).await;
+        let begun = begun.unwrap_or_else(|| Err(self.explain(source, Stop::Interrupted)))?;
+        let Some((mut scan, limit)) = begun else { return Ok(false) };
+        scanned.expected += scan.expected();
+        let read = read(&mut scan, source, limit, stop, scanned, visit).await;
+        scanned.deliveries = scanned.deliveries.max(scan.deliveries());
+        // RabbitMQ returns the rest when the connection is closed.
+        let _ = scan.end().await;
+        read.map_err(|error| self.explain(source, error))
     }
 
     /// Starts reading a queue; none when the queue does not exist and does not have to.
@@ -164,6 +183,7 @@ impl DeadLetters {
     pub(super) fn explain(&self, source: Source, stop: Stop) -> ScanError {
         let queue = self.queues.of(source);
         let is_unreachable = matches!(stop, Stop::Unreachable(_));
+        let is_undeliverable = matches!(&stop, Stop::Broker(error) if error.is_undeliverable());
         let why = match stop {
             Stop::Interrupted => "interrupted; nothing was changed".to_owned(),
             Stop::Broker(error) if error.code == Some(BrokerError::NOT_FOUND) => {
@@ -176,7 +196,7 @@ impl DeadLetters {
             ),
             Stop::Broker(error) | Stop::Unreachable(error) => error.with_advice(),
         };
-        ScanError { why, is_unreachable }
+        ScanError { why, is_unreachable, is_undeliverable }
     }
 }
 

@@ -265,13 +265,16 @@ async fn asyncapi_document_follows_the_specification() {
     let binding = |lines: &str| format!("\n[[broker.bindings]]\n{lines}\n");
     let opened = binding("exchange = \"x\"\ntype = \"topic\"\nrouting_key = \"*.opened\"");
     let headers = binding("exchange = \"y\"\ntype = \"headers\"\nheaders = { x-match = \"all\", region = \"co\" }");
+    // The entry above gives the type.
+    let closed = binding("exchange = \"x\"\nrouting_key = \"*.closed\"");
     let several =
-        [first_rules("helpdesk"), opened.clone(), headers, binding("exchange = \"z\"\ntype = \"fanout\"")].concat();
+        [first_rules("helpdesk"), opened.clone(), closed, headers, binding("exchange = \"z\"\ntype = \"fanout\"")]
+            .concat();
     for (text, messages, listed) in [
         (String::new(), &task, vec![]),
         (opened, &task, vec![&task[..]]),
         (first_rules("helpdesk"), &all, vec![&all[..]]),
-        (several, &all, vec![&all[..], &all[2..], &all[..], &all[..]]),
+        (several, &all, vec![&all[..], &all[2..], &all[..2], &all[..], &all[..]]),
     ] {
         let file = File::new(&text);
         let env = vec![("WTW_CONFIG".to_owned(), file.path().to_owned())];

@@ -242,3 +242,28 @@ async fn unreadable_dead_letter_is_named_and_the_rest_can_be_read_without_it() {
         assert_eq!((discarded.code, discarded.stdout), expected, "{}", discarded.stderr);
     }
 }
+
+#[tokio::test]
+async fn unreadable_message_of_one_dead_letter_queue_does_not_hide_the_other_one() {
+    let rig = Rig::new("unreadable.other-queue").await;
+    rig.declare_topology().await;
+    let (env, dead, [broker, ..]) = (rig.env(&[]), rig.dead_letter_queue(), rig.tool_queues());
+    let mut raw = Raw::connect(rig.amqp.url()).await;
+    for (unreadable, readable) in [(&broker, &dead), (&dead, &broker)] {
+        raw.publish(unreadable, &task("unreadable"), b"unreadable", NOT_UTF8).await;
+        raw.publish(readable, &task("good"), b"good-1", b"correlated").await;
+        for args in [&["list"][..], &["list", "--each"], &["list", "--each", "--json"]] {
+            for queue in [unreadable, readable] {
+                let is_back = || async { (rig.amqp.count(queue).await == Some(1)).then_some(()) };
+                eventually("the message is ready", is_back).await;
+            }
+            let listed = run(&[&["dead-letters"], args].concat(), &env, b"").await;
+            assert_eq!(listed.code, Some(1), "{args:?}: {}", listed.stderr);
+            assert!(listed.stdout.contains("good-1"), "{args:?}: {}", listed.stdout);
+            let why = format!("No command gets past that message of {unreadable}");
+            assert!(listed.stderr.contains(&why), "{args:?}: {}", listed.stderr);
+        }
+        raw.take(unreadable).await;
+        raw.take(readable).await;
+    }
+}

@@ -84,9 +84,13 @@ async fn groups(context: &CommandContext, args: &Args) -> Result<ExitCode, Error
         }
         ControlFlow::Continue(())
     };
-    let scanned = context.dead_letters.scan(args.sources(), &context.stop, visit).await.map_err(failed)?;
+    let scanned = context.dead_letters.scan(args.sources(), &context.stop, visit).await;
     let groups = groups.sorted();
-    print(&if args.json { json(&groups)? } else { group_table(&groups, args.noun()) })?;
+    // With an error this is what was read before it, or from the other queue.
+    if scanned.is_ok() || !groups.is_empty() {
+        print(&if args.json { json(&groups)? } else { group_table(&groups, args.noun()) })?;
+    }
+    let scanned = scanned.map_err(failed)?;
     warn(&scanned);
     read_exit(&scanned, &filter, groups.iter().map(|group| group.count).sum())
 }
@@ -116,13 +120,16 @@ async fn each(context: &CommandContext, args: &Args) -> Result<ExitCode, Error> 
         dead_letters.push(listed(found, &entry));
         ControlFlow::Continue(())
     };
-    let scanned = context.dead_letters.scan(args.sources(), &context.stop, visit).await.map_err(failed)?;
+    let scanned = context.dead_letters.scan(args.sources(), &context.stop, visit).await;
     // RabbitMQ returns messages that were read before in no fixed order.
     dead_letters.sort_by_key(|listed| listed.at);
-    print(&if args.json { json(&dead_letters)? } else { table(&dead_letters, args.noun()) })?;
+    if scanned.is_ok() || !dead_letters.is_empty() {
+        print(&if args.json { json(&dead_letters)? } else { table(&dead_letters, args.noun()) })?;
+    }
     if more {
         eprintln!("there are more messages than these; a filter or a higher --limit shows them");
     }
+    let scanned = scanned.map_err(failed)?;
     warn(&scanned);
     read_exit(&scanned, &filter, dead_letters.len() as u64)
 }

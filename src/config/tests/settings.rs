@@ -210,6 +210,19 @@ fn routing_key_of_a_binding_fits_the_type_of_its_exchange() {
 }
 
 #[test]
+fn type_of_an_exchange_counts_for_all_its_bindings() {
+    let (typed, untyped) = ("exchange = 'x'\ntype = 'topic'\nrouting_key = 'a'", "exchange = 'x'\nrouting_key = 'b'");
+    let other = "exchange = 'y'";
+    for [first, second, third] in [[typed, untyped, other], [other, untyped, typed]] {
+        let text = [first, second, third].map(|entry| format!("[[broker.bindings]]\n{entry}\n")).concat();
+        for binding in load_toml(&text).unwrap().config.broker.bindings {
+            let expected = (binding.exchange == "x").then_some(ExchangeType::Topic);
+            assert_eq!(binding.exchange_type, expected, "{} {}", binding.exchange, binding.routing_key);
+        }
+    }
+}
+
+#[test]
 fn binding_that_cannot_work_is_refused_with_what_to_do() {
     let long = "h".repeat(256);
     for (entries, said) in [

@@ -9,6 +9,10 @@ use jiff::tz::{Offset, TimeZone};
 pub(crate) const ALLOWED: &str = "YYYY-MM-DD HH:MM:SS or YYYY-MM-DDTHH:MM:SS (the account's wall clock) or the same \
                                   with an offset, such as 2026-07-30T09:00:00-05:00, is allowed";
 
+/// The allowed range, for problem reports. jiff's timestamps end at the moment that it names.
+pub(crate) const RANGE: &str = "years 1 to 9999 on the account's wall clock are allowed; after 9999-12-30T22:00:00Z, write \
+                                that clock's time without an offset";
+
 const BLANK: &str =
     "has a blank before its offset; write the offset right after the time, as in 2026-07-30T09:00:00-05:00";
 
@@ -21,6 +25,8 @@ pub(crate) enum NoDate {
     Blank,
     /// The form is known; the calendar, the clock or the offset has no such value.
     Value,
+    /// The date exists, but is not in the [`RANGE`].
+    Range,
 }
 
 impl fmt::Display for NoDate {
@@ -29,6 +35,7 @@ impl fmt::Display for NoDate {
             Self::Form => write!(f, "which is not a known form of a date; {ALLOWED}"),
             Self::Blank => write!(f, "which {BLANK}"),
             Self::Value => f.write_str("a date or time that does not exist; correct the day or the time"),
+            Self::Range => write!(f, "a date out of range; {RANGE}"),
         }
     }
 }
@@ -40,6 +47,7 @@ impl NoDate {
             Self::Form => format!("is not a known form of a date; {ALLOWED}"),
             Self::Blank => BLANK.to_owned(),
             Self::Value => "is a date or time that does not exist; correct the day or the time".to_owned(),
+            Self::Range => format!("is a date out of range; {RANGE}"),
         }
     }
 }
@@ -50,10 +58,10 @@ const WALL_CLOCK: usize = 19;
 const SEPARATOR: usize = 10;
 
 /// Reads a date. Without an offset it is the account's wall clock; with one it is converted to `zone`. Fractions of a
-/// second are dropped. There is no year 0.
+/// second are dropped.
 ///
 /// # Errors
-/// The form is unknown, or the date does not exist.
+/// The form is unknown, the date does not exist, or it is out of range.
 pub(crate) fn read(text: &str, zone: &TimeZone) -> Result<DateTime, NoDate> {
     let (clock, rest) = text.split_at_checked(WALL_CLOCK).ok_or(NoDate::Form)?;
     let numbers = numbers(clock).ok_or(NoDate::Form)?;
@@ -71,10 +79,10 @@ pub(crate) fn read(text: &str, zone: &TimeZone) -> Result<DateTime, NoDate> {
         None => local,
         Some(offset) => {
             let offset = offset.exact().ok_or(NoDate::Value)?;
-            zone.to_datetime(offset.to_timestamp(local).map_err(|_| NoDate::Value)?)
+            zone.to_datetime(offset.to_timestamp(local).map_err(|_| NoDate::Range)?)
         }
     };
-    if date.year() >= 1 { Ok(date) } else { Err(NoDate::Value) }
+    if date.year() >= 1 { Ok(date) } else { Err(NoDate::Range) }
 }
 
 /// Whether a date was already written in the form that the CRM takes.

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Span, Timestamp, ZonedDateTime};
 use regex::Regex;
 
 use super::moment::At;
+use crate::message::payload::date::RANGE;
 
 /// The longest form of a date, in bytes.
 const MAX_FORM: usize = 256;
@@ -20,9 +21,9 @@ const FIRST_YEAR_OF_FOUR_DIGITS: i16 = 1_000;
 /// The last year.
 const LAST_YEAR: i16 = 9_999;
 
-/// The error for a date outside the years 1 to 9999.
+/// The error for a date outside the years 1 to 9999, or after jiff's last timestamp.
 pub(super) fn out_of_range() -> String {
-    "the date is out of range; years from 1 to 9999 are allowed".to_owned()
+    format!("the date is out of range; {RANGE}")
 }
 
 /// The zone of an IANA name.

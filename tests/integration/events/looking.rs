@@ -172,7 +172,7 @@ async fn asyncapi_names_arguments_content_type_and_skipped_events() {
 }
 
 #[tokio::test]
-async fn check_names_the_missing_permission_to_bind_or_declare() {
+async fn missing_permission_to_bind_or_declare_is_named() {
     let broker = Broker::operated().await.expect("a broker");
     let rig = Rig::with("events.permissions", &broker.url, Crm::options()).await;
     rig.declare_topology().await;
@@ -185,6 +185,7 @@ async fn check_names_the_missing_permission_to_bind_or_declare() {
     let (_, at) = broker.url.rsplit_once('@').expect("an address");
     let url = format!("amqp://{user}:hunter2@{at}");
     let env = rig.env(&[("WTW_BROKER_URLS", &url), ("WTW_CONFIG", file.path())]);
+    let worker = rig.unready_worker(&[("WTW_BROKER_URLS", &url), ("WTW_CONFIG", file.path())]);
     // Everything is permitted but to read from the exchange, which a binding needs.
     for (read, refused) in [(r"'^(?!.*\.events$).*$'", true), ("'.*'", false)] {
         broker.ctl(&format!("set_permissions {user} '.*' '.*' {read}")).await.expect("permissions");
@@ -192,7 +193,13 @@ async fn check_names_the_missing_permission_to_bind_or_declare() {
         let advice = format!("permit the user to write to {} and to read {exchange}", rig.queue);
         assert_eq!(checked.stdout.contains(&advice), refused, "{}", checked.stdout);
         assert_eq!(checked.code, Some(i32::from(refused)), "{}", checked.stdout);
+        if refused {
+            worker.unready_for(&advice).await;
+        } else {
+            worker.ready().await;
+        }
     }
+    worker.process.stop().await;
     // Topic permissions are about the binding's own key, ticket.#.
     for (read, refused) in [(r"'^call\.'", true), (r"'^ticket\.'", false)] {
         broker.ctl(&format!("set_topic_permissions {user} {exchange} '.*' {read}")).await.expect("permissions");

@@ -30,7 +30,7 @@ fn date_without_offset_is_sent_unchanged() {
     }
 }
 
-const CONVERTED: [(&str, &str, &str); 36] = [
+const CONVERTED: [(&str, &str, &str); 37] = [
     // Without an offset: the account's wall clock in any zone.
     ("2026-07-30T09:00:00", "America/Bogota", "2026-07-30 09:00:00"),
     ("2026-07-30t09:00:00", "Europe/Madrid", "2026-07-30 09:00:00"),
@@ -69,6 +69,8 @@ const CONVERTED: [(&str, &str, &str); 36] = [
     ("2026-03-29T01:00:00Z", "Europe/Madrid", "2026-03-29 03:00:00"),
     ("2026-10-25T00:30:00Z", "Europe/Madrid", "2026-10-25 02:30:00"),
     ("2026-10-25T01:30:00Z", "Europe/Madrid", "2026-10-25 02:30:00"),
+    // The last one with an offset.
+    ("9999-12-30T22:00:00Z", "America/Bogota", "9999-12-30 17:00:00"),
 ];
 
 #[test]
@@ -79,7 +81,7 @@ fn date_with_offset_is_converted_to_the_accounts_zone() {
 }
 
 /// Texts with the form of a date that does not exist.
-pub(crate) const NO_DATES: [&str; 20] = [
+pub(crate) const NO_DATES: [&str; 18] = [
     "2026-02-29 00:00:00",
     "2026-02-30 00:00:00",
     "1900-02-29 00:00:00",
@@ -92,14 +94,21 @@ pub(crate) const NO_DATES: [&str; 20] = [
     "2026-01-01 00:00:60",
     "2016-12-31T23:59:60Z",
     "2026-02-30T00:00:00Z",
-    "0000-01-01 00:00:00",
-    "0001-01-01T00:00:00+14:00",
     "2026-02-30T00:00:00",
     "2026-02-30T00:00:00.5-05",
     "2026-07-30T09:00:00+24:00",
     "2026-07-30T09:00:00+25",
     "2026-07-30T09:00:00+05:60",
     "2026-07-30T09:00:00+0560",
+];
+
+/// Texts of dates that exist and are out of range.
+const OUT_OF_RANGE: [&str; 5] = [
+    "0000-01-01 00:00:00",
+    "0001-01-01T00:00:00+14:00",
+    "9999-12-30T22:00:01Z",
+    "9999-12-31T23:59:59Z",
+    "9999-12-31T23:59:59-12:00",
 ];
 
 /// Texts without the form of a date.
@@ -143,10 +152,11 @@ pub(crate) const BLANKS: [&str; 4] =
     ["2026-07-30T09:00:00 +05:00", "2027-01-02 10:00:00 -05:00", "2026-07-30 09:00:00.5 -05", "2026-07-30T09:00:00 Z"];
 
 #[test]
-fn invalid_date_is_refused_for_its_form_or_its_value() {
-    let values = NO_DATES.map(|text| (text, NoDate::Value));
+fn invalid_date_is_refused_for_its_form_value_or_range() {
+    let values = NO_DATES.map(|text| (text, NoDate::Value)).into_iter();
+    let values = values.chain(OUT_OF_RANGE.map(|text| (text, NoDate::Range)));
     let forms = NO_FORMS.map(|text| (text, NoDate::Form)).into_iter().chain(BLANKS.map(|text| (text, NoDate::Blank)));
-    for (text, why) in values.into_iter().chain(forms) {
+    for (text, why) in values.chain(forms) {
         check(text, "UTC", Err(why));
         for field in ["completion_date", "reminder_date"] {
             let message = with(&json!({field: text}));
@@ -158,6 +168,8 @@ fn invalid_date_is_refused_for_its_form_or_its_value() {
     assert_ne!(NoDate::Value.to_string(), NoDate::Form.to_string());
     assert!(NoDate::Form.to_string().ends_with(ALLOWED));
     assert!(NoDate::Blank.to_string().starts_with("which has a blank before its offset; "));
+    assert!(NoDate::Range.to_string().starts_with("a date out of range; years 1 to 9999 "));
+    check("0001-01-01T00:00:00Z", "America/Bogota", Err(NoDate::Range));
 }
 
 #[test]
