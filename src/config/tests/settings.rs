@@ -135,7 +135,8 @@ fn template_lists_every_default_and_is_valid_when_uncommented() {
         .map(|line| line.trim_start_matches('#'))
         .collect();
     // The only file that must exist.
-    let text = keys.join("\n").replace("\"rules.toml\"", "\"tests/cases/rules.toml\"");
+    let rules = concat!("\"", env!("CARGO_MANIFEST_DIR"), "/tests/cases/rules.toml\"");
+    let text = keys.join("\n").replace("\"rules.toml\"", rules);
     let loaded = load_toml(&text).unwrap();
     for key in KEYS {
         let setting = loaded.settings.iter().find(|setting| setting.key == key.name).unwrap();
