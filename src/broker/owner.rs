@@ -59,9 +59,7 @@ pub(super) async fn take_ownership(
             let _ = ack(&delivery.acker).await;
         }
     } else {
-        for delivery in found {
-            let _ = nack_requeue(&delivery.acker).await;
-        }
+        requeue(found).await;
     }
     // Closing the channel returns the messages that are not settled.
     let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
@@ -78,11 +76,19 @@ pub(super) async fn is_owner(
         return Ok(true);
     }
     let channel = open_channel(connection).await?;
-    let (_found, owners) = read(&channel, &owner_queue(queue)).await?;
-    // Closing the channel returns the message.
+    let (found, owners) = read(&channel, &owner_queue(queue)).await?;
+    requeue(found).await;
     let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
     let id = ownership.id();
     Ok(matches!(owners, Owners::Found(ids) if !ids.is_empty() && ids.iter().all(|found| *found == id)))
+}
+
+/// Returns the ids to the queue. Closing the channel also does that. But RabbitMQ confirms the close first (`rabbit_channel`:
+/// `ready_for_close`), so the next reading can find the queue empty.
+async fn requeue(found: Vec<Delivery>) {
+    for delivery in found {
+        let _ = nack_requeue(&delivery.acker).await;
+    }
 }
 
 /// Fetches the ids on the queue. They return to it when the channel closes, unless they are settled before.

@@ -110,7 +110,7 @@ impl LookedUp {
                 "It was tried and created no task. It waits on the work queue, in a worker, or is gone.".to_owned()
             }
             (None, None) if self.has_rules => {
-                format!("{} Or a rule skipped it, or a rule gave it another id.", self.nothing_found())
+                format!("{} A rule may also have skipped it, or given it another id.", self.nothing_found())
             }
             (None, None) => self.nothing_found().to_owned(),
         }

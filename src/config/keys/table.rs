@@ -281,7 +281,7 @@ pub const KEYS: &[Key] = &[
         "console.workers",
         Preset::Derived("the address of admin.listen; http://127.0.0.1:9464 if its port is 0"),
         Kind::Like("http addresses of admin ports"),
-        "The workers that `status`, `find` and the console ask.",
+        "The workers that `status`, `find`, `dead-letters` and the console ask.",
     )
     .list(),
     key(

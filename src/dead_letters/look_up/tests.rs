@@ -44,7 +44,7 @@ fn sentence_says_what_could_not_be_asked() {
 #[test]
 fn sentence_about_an_unknown_id_names_the_rules_where_there_are_some() {
     let unknown = |has_rules| LookedUp { has_rules, proves_unsent: true, ..not_found(None, true, &[]) };
-    let rules = " Or a rule skipped it, or a rule gave it another id.";
+    let rules = " A rule may also have skipped it, or given it another id.";
     assert!(
         unknown(true).sentence().ends_with(&format!("or it never arrived.{rules}")),
         "{}",
