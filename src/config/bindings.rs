@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use toml::Value as Toml;
+use toml::{Table, Value as Toml};
 
 use super::problem::Problem;
 use super::toml_table::{Scalar, TableReader, scalars, tables};
@@ -53,6 +53,10 @@ impl ExchangeType {
         }
     }
 
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.as_str() == text)
+    }
+
     /// The type of an exchange that every RabbitMQ has.
     fn of_predeclared(exchange: &str) -> Option<Self> {
         match exchange {
@@ -78,27 +82,32 @@ pub(super) fn read(value: Toml, source: &str, problems: &mut Vec<Problem>) -> Ve
         let message = format!("there are {} bindings; at most {MAX_BINDINGS} are allowed", tables.len());
         problems.push(Problem::new("broker.bindings", source, message));
     }
+    let types = types(&tables);
     let mut bindings: Vec<Binding> = Vec::new();
     for (number, table) in (1..).zip(tables) {
         let mut reader = TableReader::new(format!("broker.bindings, entry {number}"), table, source, problems);
-        if let Some(binding) = binding(&mut reader) {
+        if let Some(binding) = binding(&mut reader, &types) {
             disagreement(&mut reader, &bindings, &binding);
             bindings.push(binding);
         }
         reader.finish();
     }
-    let typed = bindings.iter().filter_map(|binding| Some((binding.exchange.clone(), binding.exchange_type?)));
-    let types: BTreeMap<String, ExchangeType> = typed.collect();
-    for binding in &mut bindings {
-        binding.exchange_type = types.get(&binding.exchange).copied();
-    }
     bindings
+}
+
+/// The type of each exchange, which one of its entries can name for all of them. The first one counts.
+fn types(tables: &[Table]) -> BTreeMap<String, ExchangeType> {
+    let typed = tables.iter().rev().filter_map(|table| {
+        let text = |key: &str| table.get(key).and_then(Toml::as_str);
+        Some((text("exchange")?.to_owned(), ExchangeType::parse(text("type")?)?))
+    });
+    typed.collect()
 }
 
 /// The ways in which RabbitMQ compares headers; it closes the channel for another.
 const MATCHES: [&str; 4] = ["all", "any", "all-with-x", "any-with-x"];
 
-fn binding(reader: &mut TableReader<'_>) -> Option<Binding> {
+fn binding(reader: &mut TableReader<'_>, types: &BTreeMap<String, ExchangeType>) -> Option<Binding> {
     let before = reader.count();
     let exchange = name(reader, "exchange");
     let routing_key = name(reader, "routing_key");
@@ -114,6 +123,7 @@ fn binding(reader: &mut TableReader<'_>) -> Option<Binding> {
     } else if exchange.starts_with("amq.") && exchange_type.is_some() {
         reader.problem("type", format!("cannot be given for {exchange}, which RabbitMQ declares itself; leave it out"));
     }
+    let exchange_type = exchange_type.or_else(|| types.get(&exchange).copied());
     let known_type = exchange_type.or_else(|| ExchangeType::of_predeclared(&exchange));
     check_key(reader, known_type, routing_key.as_deref());
     check_headers(reader, known_type, &headers);
@@ -164,7 +174,7 @@ fn name(reader: &mut TableReader<'_>, key: &'static str) -> Option<String> {
 
 fn exchange_type(reader: &mut TableReader<'_>) -> Option<ExchangeType> {
     let text = reader.text("type")?;
-    let known = ExchangeType::ALL.into_iter().find(|known| known.as_str() == text);
+    let known = ExchangeType::parse(&text);
     if known.is_none() {
         let names = ExchangeType::ALL.map(ExchangeType::as_str);
         let hint = suggest(&text, names).map_or_else(
@@ -185,8 +195,7 @@ fn disagreement(reader: &mut TableReader<'_>, earlier: &[Binding], binding: &Bin
         let message = format!("is {}, and {} in another entry; an exchange has one type", own.as_str(), other.as_str());
         reader.problem("type", message);
     }
-    let is_same = |other: &Binding| Binding { exchange_type: binding.exchange_type, ..other.clone() } == *binding;
-    if earlier.iter().any(is_same) {
+    if earlier.contains(binding) {
         reader.problem("", "is there twice; remove one of the two");
     }
 }

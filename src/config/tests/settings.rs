@@ -241,6 +241,15 @@ fn binding_that_cannot_work_is_refused_with_what_to_do() {
                 .to_owned(),
             "is there twice",
         ),
+        (
+            "exchange = 'x'\ntype = 'topic'\nrouting_key = 'a'\n[[broker.bindings]]\nexchange = 'x'".to_owned(),
+            "an exchange of this type needs one",
+        ),
+        (
+            "exchange = 'x'\nheaders = { a = 1 }\n[[broker.bindings]]\nexchange = 'x'\ntype = 'topic'\nrouting_key = 'a'"
+                .to_owned(),
+            "are for an exchange of the type headers only",
+        ),
     ] {
         let problems = load_toml(&format!("[[broker.bindings]]\n{entries}")).unwrap_err().to_string();
         assert!(problems.contains(said), "{entries}: {problems}");
