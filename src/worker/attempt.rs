@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::Worker;
@@ -143,6 +144,8 @@ impl Worker {
         }
         self.gate.hide_tokens(&mut classified);
         slot.report(&classified);
+        // The slot is free: the next request can start before this result is recorded.
+        yield_now().await;
         let uncounted_probe = is_probe && classified.outcome == Outcome::Unavailable;
         let counts = classified.outcome.spends_attempt() && !uncounted_probe;
         self.telemetry.attempted(d.message.id(), number, token, &classified, duration);
