@@ -117,8 +117,8 @@ impl FileWatch {
     }
 }
 
-/// Reads the file, unless it is a pipe or a device: the reading of one that nobody writes to never ends, also when a file stands
-/// in its place again.
+/// Reads the file, unless it is a pipe or a device. The reading of a pipe may never end, even if a file has replaced the pipe
+/// since.
 fn read(path: &Path, limit: u64) -> Result<String, String> {
     match std::fs::metadata(path) {
         Ok(found) if !found.is_file() && !found.is_dir() => {
